@@ -1,0 +1,1 @@
+"""Models that ship with Cellwire, and the tools that make and fetch them."""
