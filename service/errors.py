@@ -113,7 +113,7 @@ class Quota(CellwireError):
 class StoreFull(CellwireError):
     """The store's memory is full; nothing was written."""
 
-    code, reason, ends_stream = StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL", True
+    code, reason = StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL"
 
 
 class StepDeadline(CellwireError):

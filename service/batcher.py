@@ -1,0 +1,132 @@
+"""The generic batcher: what arrives while a batch runs forms the next one. No timer.
+
+It serves twice, for the steps of a cell and for commits to the store, and knows neither.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from service.errors import CellwireError, Draining
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LINGER_TURNS = 4
+
+
+class Batcher(Generic[Item, Result]):
+    """Runs submitted items in batches. Every waiter is answered: by its result, its error, or the batch's.
+
+    `run` gets at most max_items items of together at most max_cost (one item may be more) and gives a result or a
+    CellwireError for each, in their order. A waiter that was cancelled takes nothing from the others.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | CellwireError]]],
+        max_items: int,
+        max_cost: float = float("inf"),
+        cost: Callable[[Item], float] = lambda item: 0.0,
+    ) -> None:
+        self._run = run
+        self._max_items = max_items
+        self._max_cost = max_cost
+        self._cost = cost
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._arrived = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Batcher[Item, Result]":
+        self._loop = asyncio.create_task(self._serve())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.wait([self._loop])
+        self._fail_waiting()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """A future of the item's result."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        if self._loop is None or self._loop.done():
+            future.set_exception(_stopped())
+        else:
+            self._waiting.append((item, future))
+            self._arrived.set()
+        return future
+
+    async def _serve(self) -> None:
+        try:
+            while True:
+                await self._arrived.wait()
+                await self._gather()
+                batch = self._take()
+                if batch:
+                    await self._answer(batch)
+        finally:
+            self._fail_waiting()
+
+    async def _gather(self) -> None:
+        """Lets the event loop hand over what it already holds, as long as each turn brings something new."""
+        before = 0
+        for _ in range(LINGER_TURNS):
+            if before == len(self._waiting) or len(self._waiting) >= self._max_items:
+                return
+            before = len(self._waiting)
+            await asyncio.sleep(0)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        cost = 0.0
+        while self._waiting and len(batch) < self._max_items:
+            item, future = self._waiting[0]
+            cost += self._cost(item)
+            if batch and cost > self._max_cost:
+                break
+            self._waiting.popleft()
+            if not future.done():
+                batch.append((item, future))
+        if not self._waiting:
+            self._arrived.clear()
+        return batch
+
+    async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        futures = [future for _, future in batch]
+        try:
+            results = await self._run([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} items")
+        except CellwireError as error:
+            _fail(futures, error)
+        except BaseException as error:
+            _fail(futures, _stopped() if isinstance(error, asyncio.CancelledError) else error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for future, result in zip(futures, results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, CellwireError):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    def _fail_waiting(self) -> None:
+        _fail([future for _, future in self._waiting], _stopped())
+        self._waiting.clear()
+
+
+def _stopped() -> CellwireError:
+    return Draining("the replica is stopping")
+
+
+def _fail(futures: list[asyncio.Future[Result]], error: BaseException) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

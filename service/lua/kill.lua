@@ -1,0 +1,16 @@
+-- kill: an operator's close, whoever holds the session: its owner is fenced by a new epoch.
+-- OK n | CLOSED n | GONE | ERROR code
+
+return each(function(key, item)
+  local tombstone = struct.unpack('<I4', item)
+  local k = read(key, 'i', 'e', 'n', 'f')
+  if not k then
+    return 'GONE'
+  elseif is_closed(k.f) then
+    return 'CLOSED ' .. k.n
+  end
+  drop_payload(key)
+  redis.call('HSET', key, 'e', new_epoch(k.e), 'o', '', 'p', k.e, 'f', k.f .. 'c', 'l', '0', 'u', decimal(now))
+  redis.call('PEXPIRE', key, tombstone)
+  return 'OK ' .. k.n
+end)

@@ -1,0 +1,90 @@
+-- Stands before every script. KEYS are sessions; ARGV[1] is the caller's tag; ARGV[1 + k] is the packed item of KEYS[k].
+-- The answer is {tag, result of each item}. An error of one item is that item's result: its neighbours go on.
+-- Steps, epochs and counts are decimal strings: Lua would print 2^53-1 as 9.0e+15.
+
+local function each(act)
+  local answer = { ARGV[1] }
+  for k = 1, #KEYS do
+    local ok, result = pcall(act, KEYS[k], ARGV[k + 1])
+    if not ok then
+      local text = type(result) == 'table' and result.err or tostring(result)
+      result = 'ERROR ' .. (string.match(text, '^%-?(%u+)') or 'SCRIPT')
+    end
+    answer[k + 1] = result
+  end
+  return answer
+end
+
+local function decimal(number)
+  return string.format('%.0f', number)
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Never used twice, whatever the store forgot: above the last one and above every epoch granted before now.
+local function new_epoch(e)
+  return decimal(math.max((tonumber(e) or 0) + 1, time[1] * 1000000 + time[2]))
+end
+
+local function is_closed(f)
+  return f and string.find(f, 'c', 1, true)
+end
+
+-- nil for the current claim, otherwise what the caller is told. Equality: after a failover two owners can hold one epoch.
+local function fence(k, e, o)
+  if k.e ~= e or k.o ~= o then
+    return 'FENCED ' .. k.e .. ' ' .. k.p
+  end
+end
+
+-- The fields of a session by name, or nil.
+local function read(key, ...)
+  local values = redis.call('HMGET', key, ...)
+  if not values[1] then
+    return nil
+  end
+  local k = {}
+  for index, name in ipairs({ ... }) do
+    k[name] = values[index] or ''
+  end
+  return k
+end
+
+-- Why the claim (i, e, o) may not write to k; nil when it may.
+local function refusal(k, i, e, o)
+  if not k then
+    return 'GONE'
+  end
+  if is_closed(k.f) then
+    return 'CLOSED ' .. k.n
+  end
+  if k.i ~= i then
+    return 'GONE'
+  end
+  return fence(k, e, o)
+end
+
+-- Drops what a closed session no longer needs: its state, its options, and all records but the last, whose step or
+-- close may be asked again.
+local function drop_payload(key)
+  local fields = redis.call('HKEYS', key)
+  local last = nil
+  for _, name in ipairs(fields) do
+    local record = string.match(name, '^r%d+$')
+    if name == 's' or name == 'x' then
+      redis.call('HDEL', key, name)
+    elseif record then
+      local body = redis.call('HGET', key, name)
+      local _, step = struct.unpack('<I8I8', body)
+      if not last or step > last.step then
+        if last then
+          redis.call('HDEL', key, last.name)
+        end
+        last = { name = name, step = step }
+      else
+        redis.call('HDEL', key, name)
+      end
+    end
+  end
+end

@@ -1,0 +1,14 @@
+-- release: the current claim lets the next one in at once. Fenced like every write: a late copy frees nobody's lease.
+-- OK | FENCED e p | CLOSED n | GONE | ERROR code
+
+return each(function(key, item)
+  local i, o, e, ttl = struct.unpack('<c16c16Bc0I4', item)
+  local refused = refusal(read(key, 'i', 'e', 'o', 'p', 'n', 'f'), i, e, o)
+  if refused then
+    return refused
+  end
+  -- PEXPIRE first: after it the HSET, which adds nothing, is allowed even when memory is full.
+  redis.call('PEXPIRE', key, ttl)
+  redis.call('HSET', key, 'l', '0', 'u', decimal(now))
+  return 'OK'
+end)

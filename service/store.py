@@ -1,0 +1,323 @@
+"""Sessions in Redis: one hash a session, one script call a batch. All that is known of the store is known here.
+
+Key names come from `session_key` alone. Redis's own errors become ours here and nowhere else.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from service import errors, metrics
+from service.errors import CellwireError, Position
+from service.link import RETRY_AFTER, Answer, Link
+from service.scripts import (
+    CLAIM,
+    CLOSE,
+    COMMIT,
+    HEARTBEAT,
+    KILL,
+    PEEK,
+    RELEASE,
+    Claim,
+    Close,
+    Commit,
+    Denied,
+    Granted,
+    Heartbeat,
+    Item,
+    Kill,
+    Owner,
+    Peek,
+    Release,
+    Script,
+    Seen,
+    claim_answer,
+    peek_answer,
+)
+
+logger = structlog.get_logger(__name__)
+
+STORE_ID_KEY = b"cw:store"
+POLICY_SECONDS = 5.0
+"""Between two looks at the store's policy."""
+Write = Commit | Release | Close
+
+
+def session_key(tenant: str, session: str) -> bytes:
+    """The one place where keys are named. The braces keep a session in one slot of a cluster."""
+    return f"cw:{{{tenant}/{session}}}".encode()
+
+
+@dataclass(slots=True)
+class Condition:
+    """What was last seen of the store."""
+
+    store_id: bytes = b""
+    fault: str | None = "not tried yet"
+    """Why it cannot be used, or None."""
+    policy_checked: float = field(default=float("-inf"))
+
+
+class ClaimLost(errors.StoreUnavailable):
+    """A failover of the store lost this claim and nobody displaced it: the client resumes."""
+
+
+class Store:
+    """The sessions of one tenant in one Redis or Valkey server."""
+
+    def __init__(self, url: str, tenant: str, timeout: float, commit_deadline: float, ephemeral: bool = False) -> None:
+        self._url = url
+        self._tenant = tenant
+        self._timeout = timeout
+        self._deadline = commit_deadline
+        self._ephemeral = ephemeral
+        self.condition = Condition()
+
+    async def __aenter__(self) -> "Store":
+        self._writes = Link(self._url, self._timeout, "writes")
+        self._claims = Link(self._url, self._timeout, "claims")
+        self._leases = Link(self._url, self._timeout, "leases")
+        self._plain: Redis = Redis.from_url(
+            self._url,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=self._timeout,
+            socket_connect_timeout=self._timeout,
+            protocol=2,
+            client_name="cellwire-plain",
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for link in (self._writes, self._claims, self._leases):
+            await link.aclose()
+        await self._plain.aclose()
+
+    def key(self, session_id: str) -> bytes:
+        """The key of a session of this store's tenant."""
+        return session_key(self._tenant, session_id)
+
+    async def claim_batch(self, items: Sequence[Claim]) -> list[Granted | CellwireError]:
+        """Claims sessions: each granted with its checkpoint, or an error, and then nothing has changed."""
+        first: dict[bytes, Claim] = {}
+        later: list[Claim] = []
+        for item in items:
+            if item.key in first:
+                later.append(item)
+            else:
+                first[item.key] = item
+        answers = await self._call(self._claims, CLAIM, list(first.values()))
+        results = {id(item): self._claimed(item, answer) for item, answer in zip(first.values(), answers, strict=True)}
+        if later:
+            again = await self.claim_batch(later)
+            results |= {id(item): result for item, result in zip(later, again, strict=True)}
+        return [results[id(item)] for item in items]
+
+    async def write_batch(self, items: Sequence[Write]) -> list[int | CellwireError]:
+        """Commits, then releases, then closes, one call for each kind: the step that the session stands at.
+
+        A commit's error other than StoreFull leaves its outcome to the store: the Session ends.
+        """
+        results: dict[int, int | CellwireError] = {}
+        for kind, script in ((Commit, COMMIT), (Release, RELEASE), (Close, CLOSE)):
+            chosen: list[Write] = [item for item in items if isinstance(item, kind)]
+            if not chosen:
+                continue
+            started = time.perf_counter()
+            answers = await self._call(self._writes, script, chosen)
+            if kind is Commit:
+                metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
+                metrics.COMMIT_SIZE.observe(len(chosen))
+            for item, answer in zip(chosen, answers, strict=True):
+                results[id(item)] = self._written(item.owner, answer)
+        return [results[id(item)] for item in items]
+
+    async def heartbeat_batch(self, items: Sequence[Heartbeat]) -> list[int | CellwireError]:
+        """Keeps the leases of idle streams: 0 for each that is still the owner, or why it is not."""
+        answers = await self._call(self._leases, HEARTBEAT, items)
+        return [self._written(item.owner, answer) for item, answer in zip(items, answers, strict=True)]
+
+    async def peek(self, session_ids: Sequence[str]) -> list[Seen | None]:
+        """What is known of each session, without its state; None where there is none."""
+        answers = await self._call(self._leases, PEEK, [Peek(self.key(name)) for name in session_ids])
+        seen: list[Seen | None] = []
+        for answer in answers:
+            if isinstance(answer, list):
+                seen.append(peek_answer(answer))
+            elif answer == b"GONE":
+                seen.append(None)
+            else:
+                raise _store_error(answer)
+        return seen
+
+    async def kill(self, session_id: str, tombstone: float) -> int:
+        """An operator's close: the step that the session stood at.
+
+        Raises:
+            SessionUnknown: there is none.
+        """
+        item = Kill(self.key(session_id), round(tombstone * 1000))
+        (answer,) = await self._call(self._leases, KILL, [item])
+        if answer == b"GONE":
+            raise errors.SessionUnknown("no such session", resource=("cellwire.v1.Session", session_id))
+        word, step, _ = _words(answer)
+        if word not in (b"OK", b"CLOSED"):
+            raise _store_error(answer)
+        return int(step)
+
+    async def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """Ids of sessions of this tenant, with the cursor to go on from; 0: at the end."""
+        prefix = session_key(self._tenant, "")[:-1]
+        pattern = re.sub(rb"([\[\]*?\\])", rb"\\\1", prefix) + b"*"
+        try:
+            after, keys = await self._plain.scan(cursor, match=pattern, count=count)
+        except (RedisError, OSError, TimeoutError):
+            raise errors.StoreUnavailable("the store does not answer", retry_after=RETRY_AFTER) from None
+        return int(after), [bytes(key[len(prefix) : -1]).decode() for key in keys]  # type: ignore[arg-type]
+
+    async def check(self) -> bool:
+        """Looks whether the store answers, is the same one, and keeps what it is given; True: it is another one.
+
+        Afterwards `condition` says what was seen.
+        """
+        condition = self.condition
+        try:
+            store_id = await self._store_id()
+            if time.monotonic() - condition.policy_checked > POLICY_SECONDS or condition.fault:
+                condition.fault = await self._policy_fault()
+                condition.policy_checked = time.monotonic()
+        except (RedisError, OSError, TimeoutError) as error:
+            condition.fault = f"unreachable ({type(error).__name__})"
+            return False
+        replaced = condition.store_id not in (b"", store_id)
+        condition.store_id = store_id
+        return replaced
+
+    async def _store_id(self) -> bytes:
+        drawn = secrets.token_hex(8).encode()
+        found: bytes | None = await self._plain.set(STORE_ID_KEY, drawn, nx=True, get=True)  # type: ignore[assignment]
+        return found or drawn
+
+    async def _policy_fault(self) -> str | None:
+        if self._ephemeral:
+            return None
+        memory = await self._plain.info("memory")
+        policy = memory.get("maxmemory_policy")
+        if policy != "noeviction":
+            return f"maxmemory_policy is {policy}: it may evict live sessions; set noeviction"
+        persistence = await self._plain.info("persistence")
+        if not persistence.get("aof_enabled"):
+            return "persistence is off: set appendonly yes, or allow an ephemeral store"
+        return None
+
+    async def _call(self, link: Link, script: Script, items: Sequence[Item]) -> list[Answer]:
+        return await link.call(script, items, time.monotonic() + self._deadline)
+
+    def _claimed(self, item: Claim, answer: Answer) -> Granted | CellwireError:
+        if not isinstance(answer, list):
+            return _store_error(answer)
+        claim = claim_answer(answer)
+        if isinstance(claim, Granted):
+            return claim
+        return self._denied(item, claim)
+
+    def _denied(self, item: Claim, claim: Denied) -> CellwireError:
+        position = Position(claim.step, claim.h, claim.epoch, b"", self.condition.store_id)
+        match claim.why:
+            case "UNKNOWN":
+                return errors.SessionUnknown("no such session", resource=("cellwire.v1.Session", ""))
+            case "MISSING":
+                told = item.resume_point.store_id if item.resume_point else b""
+                if told not in (b"", self.condition.store_id):
+                    return errors.StoreLost("the store is another one and does not have the session")
+                return errors.SessionExpiredOrLost(
+                    "the session expired or was lost", resource=("cellwire.v1.Session", "")
+                )
+            case "STALE_OPEN":
+                return errors.StaleOpen("the session was claimed since; open again", position=position)
+            case "CLOSED":
+                return errors.SessionClosed("the session was closed", position=position)
+            case "EXISTS":
+                return errors.SessionExists("a session of this id exists")
+            case "INCARNATION":
+                return errors.IncarnationMismatch("the id has another life now")
+            case "MODEL_CHANGED":
+                return errors.ModelChanged(f"the session belongs to {_model(claim.detail)}")
+            case "MODEL_NOT_HERE":
+                return errors.ModelNotHere(f"{_model(claim.detail)} is not on this replica", retry_after=RETRY_AFTER)
+            case "LINEAGE":
+                return errors.LineageMismatch("the session went another way", position=position)
+            case "TOO_OLD":
+                return errors.StepTooOld("the step is older than the ring", position=position)
+            case "REGRESSED":
+                metrics.REGRESSIONS.inc()
+                return errors.StateRegressed("the store fell back to an older step", position=position)
+            case "BUSY":
+                return errors.SessionBusy(
+                    "another replica holds the session",
+                    position=position,
+                    retry_after=int(claim.detail) / 1000,
+                )
+        return _unexpected(claim.why)
+
+    def _written(self, owner: Owner, answer: Answer) -> int | CellwireError:
+        word, first, second = _words(answer)
+        match word:
+            case b"OK" | b"DUPLICATE":
+                return int(first or 0)
+            case b"FENCED":
+                metrics.FENCED.inc()
+                # p, the epoch that the current claim displaced: below ours, ours was never seen by its claimer.
+                if int(second) >= owner.epoch:
+                    return errors.Superseded("another client claimed the session")
+                return ClaimLost("the claim was lost in a failover; resume", retry_after=0.0)
+            case b"MISMATCH":
+                metrics.REGRESSIONS.inc()
+                return errors.StateRegressed(
+                    "the store holds another step than it told", position=Position(step=int(first))
+                )
+            case b"CLOSED":
+                return errors.SessionClosed("the session was closed", position=Position(step=int(first)))
+            case b"GONE":
+                return errors.StoreLost("the store no longer has the session")
+            case b"GAP" | b"CONFLICT":
+                return errors.LastStepMismatch(f"the last step is {int(first)}", position=Position(step=int(first)))
+        return _store_error(answer)
+
+
+def _words(answer: Answer) -> tuple[bytes, bytes, bytes]:
+    if isinstance(answer, list):
+        return b"", b"", b""
+    word, _, rest = answer.partition(b" ")
+    first, _, second = rest.partition(b" ")
+    return word, first, second
+
+
+def _model(key: str) -> str:
+    name, _, rest = key.partition("/")
+    return f"model {name}, version {rest.partition('/')[0]}"
+
+
+def _store_error(answer: Answer) -> CellwireError:
+    code = answer.removeprefix(b"ERROR ").decode() if isinstance(answer, bytes) else "ANSWER"
+    metrics.STORE_ERRORS.labels(code).inc()
+    if code == "OOM":
+        return errors.StoreFull("the store's memory is full", retry_after=RETRY_AFTER)
+    if code == "WRONGTYPE":
+        logger.error("store.wrong_type")
+        return errors.StateCorrupt("the session's key holds something else")
+    if code == "SCRIPT":
+        return errors.StateCorrupt("the stored session cannot be read")
+    return errors.StoreUnavailable("the store refused the call", retry_after=RETRY_AFTER)
+
+
+def _unexpected(why: str) -> CellwireError:
+    logger.error("store.unexpected_answer", why=why)
+    return errors.InternalError("unexpected answer of the store")
