@@ -4,6 +4,7 @@ It serves twice, for the steps of a cell and for commits to the store, and knows
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -14,6 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LINGER_TURNS = 4
+_Waiting = tuple[Item, asyncio.Future[Result], float]
 
 
 class Batcher(Generic[Item, Result]):
@@ -34,7 +36,9 @@ class Batcher(Generic[Item, Result]):
         self._max_items = max_items
         self._max_cost = max_cost
         self._cost = cost
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self.oldest_wait = 0.0
+        """Seconds that the oldest item of the running batch had waited."""
         self._arrived = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
@@ -57,7 +61,7 @@ class Batcher(Generic[Item, Result]):
         if self._loop is None or self._loop.done():
             future.set_exception(_stopped())
         else:
-            self._waiting.append((item, future))
+            self._waiting.append((item, future, time.perf_counter()))
             self._arrived.set()
         return future
 
@@ -81,25 +85,27 @@ class Batcher(Generic[Item, Result]):
             before = len(self._waiting)
             await asyncio.sleep(0)
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        batch: list[_Waiting[Item, Result]] = []
         cost = 0.0
         while self._waiting and len(batch) < self._max_items:
-            item, future = self._waiting[0]
+            item, future, since = self._waiting[0]
             cost += self._cost(item)
             if batch and cost > self._max_cost:
                 break
             self._waiting.popleft()
             if not future.done():
-                batch.append((item, future))
+                batch.append((item, future, since))
         if not self._waiting:
             self._arrived.clear()
+        if batch:
+            self.oldest_wait = time.perf_counter() - batch[0][2]
         return batch
 
-    async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
-        futures = [future for _, future in batch]
+    async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
+        futures = [future for _, future, _ in batch]
         try:
-            results = await self._run([item for item, _ in batch])
+            results = await self._run([item for item, _, _ in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")
         except CellwireError as error:
@@ -118,7 +124,7 @@ class Batcher(Generic[Item, Result]):
                     future.set_result(result)
 
     def _fail_waiting(self) -> None:
-        _fail([future for _, future in self._waiting], _stopped())
+        _fail([future for _, future, _ in self._waiting], _stopped())
         self._waiting.clear()
 
 

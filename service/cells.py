@@ -1,0 +1,140 @@
+"""The loaded models of this replica, each with the batcher of its cell.
+
+Knows how models are loaded and where a batch runs; knows no session.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from service import metrics
+from service.batcher import Batcher
+from service.cell import Cell
+from service.codec import OutputsEncoder
+from service.errors import CellwireError, ModelNotHere, ModelUnknown, NonFinite
+from service.proof import load
+from service.repository import Repository
+from service.values import CellResult, CellWork, ModelSpec, shape_signature
+from service.wiring import ModelRefused
+
+logger = structlog.get_logger(__name__)
+
+INLINE_SECONDS = 0.0005
+"""A run that takes less is not worth a thread: handing it over and taking the GIL back costs as much."""
+
+
+class LoadedCell:
+    """One version of a model, proved and warm, with its batcher."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.spec: ModelSpec = cell.spec
+        self.signature = shape_signature(cell.spec.inputs)
+        self._cell = cell
+        self._encoders: dict[tuple[str, ...], OutputsEncoder] = {}
+        self._batch_size = metrics.BATCH_SIZE.labels(cell.spec.name)
+        self._queue_seconds = metrics.QUEUE_SECONDS.labels(cell.spec.name)
+        self._non_finite = metrics.NON_FINITE.labels(cell.spec.name)
+        self.batcher: Batcher[CellWork, CellResult] = Batcher(self._run, cell.spec.max_batch)
+
+    async def __aenter__(self) -> "LoadedCell":
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"cell-{self.spec.name}")
+        await self.batcher.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.batcher.__aexit__()
+        self._thread.shutdown()
+
+    def encoder(self, outputs: tuple[str, ...]) -> OutputsEncoder:
+        """What encodes this selection of outputs."""
+        encoder = self._encoders.get(outputs)
+        if encoder is None:
+            encoder = self._encoders[outputs] = OutputsEncoder(self.spec, outputs)
+        return encoder
+
+    async def _run(self, items: Sequence[CellWork]) -> list[CellResult | CellwireError]:
+        """One batch, on the event loop when it is short, in this model's own thread when it is not."""
+        self._batch_size.observe(len(items))
+        self._queue_seconds.observe(self.batcher.oldest_wait)
+        if self._cell.seconds(len(items)) < INLINE_SECONDS:
+            results = self._cell.run(items)
+        else:
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._cell.run, items)
+        for result in results:
+            if isinstance(result, NonFinite):
+                self._non_finite.inc()
+        return results
+
+
+class Cells:
+    """The models of this replica by name and version. One that does not pass its proof is not served."""
+
+    def __init__(self, repository: Repository, names: Sequence[str] = ()) -> None:
+        self._repository = repository
+        self._names = names
+        self._loaded: dict[tuple[str, str], LoadedCell] = {}
+        self._loading = asyncio.Lock()
+        self.served: tuple[str, ...] = ()
+        """Keys of all versions that this replica can serve, loaded or not."""
+
+    async def __aenter__(self) -> "Cells":
+        keys: list[str] = []
+        for name in self._names or self._repository.names():
+            try:
+                await self._load(name, self._repository.versions(name)[-1])
+                keys.extend(self._repository.spec(name, version).key for version in self._repository.versions(name))
+            except (ModelRefused, ModelUnknown):
+                logger.exception("model.refused", model=name)
+        self.served = tuple(keys)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for cell in self._loaded.values():
+            await cell.__aexit__()
+
+    def names(self) -> list[str]:
+        """Of the models that are served."""
+        return sorted({name for name, _ in self._loaded})
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Of one of them, oldest first."""
+        return tuple(key.split("/")[1] for key in self.served if key.startswith(f"{name}/"))
+
+    async def get(self, name: str, version: str = "") -> LoadedCell:
+        """The version asked for, or the newest, loaded if it is not yet.
+
+        Raises:
+            ModelUnknown: there is none, or it did not pass its proof.
+        """
+        versions = self.versions(name)
+        if not versions or (version and version not in versions):
+            raise ModelUnknown("no such model", resource=("cellwire.v1.Model", name[:128]))
+        return self._loaded.get((name, version or versions[-1])) or await self._load(name, version or versions[-1])
+
+    async def of_session(self, key: str) -> LoadedCell:
+        """The very version that a stored session belongs to.
+
+        Raises:
+            ModelNotHere: it is not on this replica.
+        """
+        name, version, _ = key.split("/")
+        try:
+            cell = await self.get(name, version)
+        except (ModelUnknown, ModelRefused):
+            raise ModelNotHere(f"model {name}, version {version} cannot be served here", retry_after=1.0) from None
+        return cell
+
+    async def _load(self, name: str, version: str) -> LoadedCell:
+        async with self._loading:
+            if (name, version) not in self._loaded:
+                try:
+                    cell = await asyncio.to_thread(load, self._repository, name, version)
+                except ModelRefused:
+                    metrics.MODEL_LOADS.labels(name, "refused").inc()
+                    raise
+                metrics.MODEL_LOADS.labels(name, "served").inc()
+                logger.info("model.loaded", model=name, version=version, max_batch=cell.spec.max_batch)
+                self._loaded[name, version] = await LoadedCell(cell).__aenter__()
+        return self._loaded[name, version]

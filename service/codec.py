@@ -1,0 +1,419 @@
+"""Protobuf <-> values. Every check on what a client sends is here; what comes out of `decode_*` can be trusted.
+
+Knows the message types, not gRPC. A message that cannot be parsed arrives as UNREADABLE.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from cellwire.v1 import cell_service_pb2 as cell_pb
+from cellwire.v1 import resume_pb2, tensor_pb2
+from service.errors import CellwireError, InvalidInput, OpenExpected, Unsupported
+from service.scripts import Mode, ResumePoint
+from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, InputSpec, ModelSpec, Row, TensorSpec, Timestep
+
+DOMAIN = "cellwire"
+SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+TOKEN_BYTES = 16
+
+DTYPES: dict[int, np.dtype] = {
+    tensor_pb2.DATA_TYPE_BOOL: np.dtype(np.bool_),
+    tensor_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
+    tensor_pb2.DATA_TYPE_INT8: np.dtype(np.int8),
+    tensor_pb2.DATA_TYPE_UINT16: np.dtype("<u2"),
+    tensor_pb2.DATA_TYPE_INT16: np.dtype("<i2"),
+    tensor_pb2.DATA_TYPE_UINT32: np.dtype("<u4"),
+    tensor_pb2.DATA_TYPE_INT32: np.dtype("<i4"),
+    tensor_pb2.DATA_TYPE_UINT64: np.dtype("<u8"),
+    tensor_pb2.DATA_TYPE_INT64: np.dtype("<i8"),
+    tensor_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
+    tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    tensor_pb2.DATA_TYPE_FLOAT64: np.dtype("<f8"),
+}
+WIRE_TYPES: dict[np.dtype, tensor_pb2.DataType] = {dtype: number for number, dtype in DTYPES.items()}  # type: ignore[misc]
+_Message = TypeVar("_Message", bound=Message)
+
+
+class Unreadable:
+    """Stands for a message whose bytes are not one."""
+
+
+UNREADABLE = Unreadable()
+
+
+def reader(parse: Callable[[bytes], _Message]) -> Callable[[bytes], _Message | Unreadable]:
+    """A gRPC request deserialiser that never raises: what cannot be parsed becomes UNREADABLE."""
+
+    def read(raw: bytes) -> _Message | Unreadable:
+        try:
+            return parse(raw)
+        except (DecodeError, UnicodeDecodeError):
+            return UNREADABLE
+
+    return read
+
+
+def invalid(field: str, expected: str) -> InvalidInput:
+    """The error for a field that is not what was expected."""
+    return InvalidInput(f"{field}: {expected}", fields=((field, expected),))
+
+
+def readable(message: object) -> None:
+    """Refuses a message that could not be parsed."""
+    if message is UNREADABLE:
+        raise invalid("message", "a protobuf message of this method, strings in UTF-8")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A checked Open."""
+
+    session_id: str
+    create_token: bytes
+    mode: Mode
+    model: str = ""
+    version: str = ""
+    resume_point: ResumePoint | None = None
+    found_epoch: int = 0
+    accept_regression: Checkpoint | None = None
+    skip_lost_replies: bool = False
+    unnumbered: bool = False
+    outputs: tuple[str, ...] = ()
+    gates: bool = False
+    constants: Sequence[tensor_pb2.Tensor] = ()
+
+
+def decode_session_id(session_id: str) -> str:
+    """A session id, or InvalidInput."""
+    if not SESSION_ID.fullmatch(session_id):
+        raise invalid("session_id", "1 to 128 characters of A-Za-z0-9._:-")
+    return session_id
+
+
+def decode_open(message: cell_pb.Open) -> OpenRequest:
+    """The checked form of an Open.
+
+    Raises:
+        InvalidInput: a field is not what was expected.
+        Unsupported: it asks for a part of the protocol that this release does not serve.
+    """
+    token = message.create_token
+    if len(token) not in (0, TOKEN_BYTES):
+        raise invalid("create_token", f"{TOKEN_BYTES} random bytes, or none")
+    if message.mode not in cell_pb.OpenMode.values():
+        raise invalid("mode", f"one of {', '.join(cell_pb.OpenMode.keys())}")
+    if message.write_mode not in cell_pb.WriteMode.values():
+        raise invalid("write_mode", f"one of {', '.join(cell_pb.WriteMode.keys())}")
+    if message.found_epoch > MAX_STEP:
+        raise invalid("found_epoch", f"at most {MAX_STEP}")
+    mode = Mode(message.mode) if message.mode else Mode.CREATE_OR_RESUME
+    if not message.model and mode is not Mode.RESUME:
+        raise invalid("model", "a name, unless the session is resumed")
+    if mode is Mode.RESUME and message.constants:
+        raise invalid("constants", "none on a resume: they are kept with the session")
+    if message.write_mode == cell_pb.WRITE_MODE_WRITE_BEHIND:
+        raise Unsupported("write_mode: this release serves write-through")
+    if message.replicas:
+        raise Unsupported("replicas: this release does not wait for replicas of the store")
+    if message.HasField("replies_after"):
+        raise Unsupported("replies_after: this release replays what is sent again")
+    return OpenRequest(
+        session_id=decode_session_id(message.session_id),
+        create_token=token,
+        mode=mode,
+        model=message.model,
+        version=message.version,
+        resume_point=_resume_point(message.resume_point) if message.HasField("resume_point") else None,
+        found_epoch=message.found_epoch,
+        accept_regression=_checkpoint("accept_regression", message.accept_regression)
+        if message.HasField("accept_regression")
+        else None,
+        skip_lost_replies=message.skip_lost_replies,
+        unnumbered=message.unnumbered,
+        outputs=tuple(message.outputs),
+        gates=message.gates,
+        constants=message.constants,
+    )
+
+
+def _checkpoint(field: str, message: resume_pb2.Checkpoint) -> Checkpoint:
+    if message.step > MAX_STEP:
+        raise invalid(f"{field}.step", f"at most {MAX_STEP}")
+    if len(message.h) != DIGEST_BYTES:
+        raise invalid(f"{field}.h", f"the {DIGEST_BYTES} bytes that a reply or Opened told")
+    return Checkpoint(message.step, message.h)
+
+
+def _resume_point(message: resume_pb2.ResumePoint) -> ResumePoint:
+    received = _checkpoint("resume_point.received", message.received)
+    if message.durable_step > MAX_STEP:
+        raise invalid("resume_point.durable_step", f"at most {MAX_STEP}")
+    if len(message.store_id) > 64:
+        raise invalid("resume_point.store_id", "the bytes that Opened told")
+    if len(message.incarnation) not in (0, DIGEST_BYTES):
+        raise invalid("resume_point.incarnation", f"{DIGEST_BYTES} bytes, or none")
+    undurable = tuple(_checkpoint("resume_point.undurable", at) for at in message.undurable)
+    return ResumePoint(received, message.durable_step, message.store_id, message.incarnation, undurable)
+
+
+def decode_outputs(spec: ModelSpec, asked: Sequence[str], gates: bool) -> tuple[str, ...]:
+    """The names of the outputs to send, in the model's order."""
+    outputs = [tensor.name for tensor in spec.outputs]
+    known = outputs + [tensor.name for tensor in spec.gates]
+    for name in asked:
+        if name not in known:
+            raise invalid("outputs", f"names of {', '.join(known)}")
+    wanted = set(asked or outputs) | {tensor.name for tensor in spec.gates if gates}
+    return tuple(name for name in known if name in wanted)
+
+
+def decode_constants(spec: ModelSpec, tensors: Sequence[tensor_pb2.Tensor]) -> Row:
+    """The constant inputs of a session, in the model's order."""
+    return _decode_tensors("constants", spec.constants, tensors, 0)[0]
+
+
+def decode_timestep(message: cell_pb.Timestep, spec: ModelSpec, unnumbered: bool, max_timesteps: int) -> Timestep:
+    """The checked form of a Timestep of this model.
+
+    Raises:
+        InvalidInput: a field is not what was expected.
+    """
+    step = message.step
+    if step > MAX_STEP:
+        raise invalid("step", f"at most {MAX_STEP}")
+    if unnumbered and step:
+        raise invalid("step", "0 in a session opened unnumbered")
+    if not unnumbered and not step:
+        raise invalid("step", "from 1; unnumbered is chosen at open")
+    timesteps = message.timesteps
+    if timesteps > max_timesteps:
+        raise invalid("timesteps", f"at most {max_timesteps}")
+    if step + timesteps > MAX_STEP:
+        raise invalid("timesteps", f"the last step at most {MAX_STEP}")
+    return Timestep(step, timesteps, _decode_tensors("inputs", spec.inputs, message.inputs, timesteps))
+
+
+def decode_stream(message: cell_pb.StreamRequest | Unreadable) -> cell_pb.StreamRequest:
+    """A stream message whose kind is set."""
+    readable(message)
+    if not isinstance(message, cell_pb.StreamRequest) or message.WhichOneof("kind") is None:
+        raise invalid("kind", "open, timestep or close")
+    return message
+
+
+def first_message(message: cell_pb.StreamRequest | Unreadable) -> cell_pb.Open:
+    """The Open that a stream begins with."""
+    request = decode_stream(message)
+    if request.WhichOneof("kind") != "open":
+        raise OpenExpected("the first message of a stream opens a session")
+    return request.open
+
+
+def _decode_tensors(
+    field: str, specs: Sequence[InputSpec], tensors: Sequence[tensor_pb2.Tensor], timesteps: int
+) -> tuple[Row, ...]:
+    """One Row a timestep: each tensor checked against its spec."""
+    if len(tensors) == 1 and len(specs) == 1 and tensors[0].name in ("", specs[0].name):
+        ordered: Iterable[tensor_pb2.Tensor] = tensors
+    else:
+        ordered = _in_order(field, specs, tensors)
+    columns = [_checked(spec, tensor, timesteps) for spec, tensor in zip(specs, ordered, strict=True)]
+    if timesteps == 0:
+        return (tuple(columns),)
+    return tuple(
+        tuple(column[at * spec.nbytes : (at + 1) * spec.nbytes] for spec, column in zip(specs, columns, strict=True))
+        for at in range(timesteps)
+    )
+
+
+def _in_order(field: str, specs: Sequence[InputSpec], tensors: Sequence[tensor_pb2.Tensor]) -> list[tensor_pb2.Tensor]:
+    names = [spec.name for spec in specs]
+    if not any(tensor.name for tensor in tensors):
+        if len(tensors) != len(specs):
+            raise invalid(field, f"{len(specs)} tensors ({', '.join(names)}), {len(tensors)} given")
+        return list(tensors)
+    by_name: dict[str, tensor_pb2.Tensor] = {}
+    for tensor in tensors:
+        if tensor.name not in names:
+            raise invalid(field, f"names of {', '.join(names) or 'none'}; another one given")
+        if tensor.name in by_name:
+            raise invalid(f"{field}.{tensor.name}", "once")
+        by_name[tensor.name] = tensor
+    for name in names:
+        if name not in by_name:
+            raise invalid(f"{field}.{name}", "a tensor; it is missing")
+    return [by_name[name] for name in names]
+
+
+def _checked(spec: InputSpec, tensor: tensor_pb2.Tensor, timesteps: int) -> bytes:
+    """The raw bytes of a tensor that is what its spec says."""
+    field = f"inputs.{spec.name}"
+    if DTYPES.get(tensor.dtype) != spec.dtype:
+        raise invalid(f"{field}.dtype", f"DATA_TYPE_{spec.dtype.name.upper()}")
+    shape = tuple(tensor.shape)
+    expected = (timesteps, *spec.shape) if timesteps else spec.shape
+    if shape != expected:
+        raise invalid(f"{field}.shape", f"{list(expected)}{'' if timesteps else ' without a batch axis'}")
+    data = tensor.data
+    if len(data) != prod(expected) * spec.dtype.itemsize:
+        raise invalid(f"{field}.data", f"{prod(expected) * spec.dtype.itemsize} bytes, {len(data)} given")
+    kind = spec.dtype.kind
+    if kind == "f":
+        if not np.isfinite(np.frombuffer(data, spec.dtype)).all():
+            raise invalid(f"{field}.data", "finite numbers")
+    elif kind == "b":
+        if np.frombuffer(data, np.uint8).max(initial=0) > 1:
+            raise invalid(f"{field}.data", "booleans of 0 or 1")
+    elif spec.low is not None or spec.high is not None:
+        values = np.frombuffer(data, spec.dtype)
+        low = spec.low if spec.low is not None else np.iinfo(spec.dtype).min
+        high = spec.high if spec.high is not None else np.iinfo(spec.dtype).max
+        if values.min() < low or values.max() > high:
+            raise invalid(f"{field}.data", f"integers from {low} to {high}")
+    return data
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _tag(field: int) -> bytes:
+    return _varint(field << 3 | 2)
+
+
+_REPLY_IN_STREAM = _tag(cell_pb.StreamResponse.REPLY_FIELD_NUMBER)
+_OUTPUTS_IN_REPLY = _tag(cell_pb.Reply.OUTPUTS_FIELD_NUMBER)
+_TENSOR_IN_OUTPUTS = _tag(tensor_pb2.Outputs.TENSORS_FIELD_NUMBER)
+_DATA_IN_TENSOR = _tag(tensor_pb2.Tensor.DATA_FIELD_NUMBER)
+
+
+class OutputsEncoder:
+    """Makes the serialized Outputs of one selection of a model's outputs: all but the numbers is written once."""
+
+    def __init__(self, spec: ModelSpec, names: Sequence[str]) -> None:
+        every = [*spec.outputs, *spec.gates]
+        self._chosen = [(at, tensor) for at, tensor in enumerate(every) if tensor.name in names]
+        self._heads = {0: self._head(0)}
+
+    def __call__(self, timesteps: int, rows: Sequence[Row]) -> bytes:
+        """`rows` holds the outputs and gates of each timestep; `timesteps` as in values.Timestep."""
+        heads = self._heads.get(timesteps)
+        if heads is None:
+            heads = self._heads[timesteps] = self._head(timesteps)
+        parts = []
+        for (at, _), head in zip(self._chosen, heads, strict=True):
+            parts.append(head)
+            parts.extend(row[at] for row in rows)
+        return b"".join(parts)
+
+    def _head(self, timesteps: int) -> list[bytes]:
+        """What stands before the data of each tensor; protobuf's form, so that no message is built a timestep."""
+        heads = []
+        for _, tensor in self._chosen:
+            shape = (timesteps, *tensor.shape) if timesteps else tensor.shape
+            data_bytes = tensor.nbytes * max(1, timesteps)
+            message = tensor_pb2.Tensor(name=tensor.name, dtype=WIRE_TYPES[tensor.dtype], shape=shape)
+            head = message.SerializeToString() + _DATA_IN_TENSOR + _varint(data_bytes)
+            heads.append(_TENSOR_IN_OUTPUTS + _varint(len(head) + data_bytes) + head)
+        return heads
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one message: its stored part is `step`, `h`, `timesteps` and `outputs` (serialized Outputs)."""
+
+    step: int
+    h: bytes
+    epoch: int
+    durable_step: int
+    timesteps: int
+    outputs: bytes
+    replayed: bool = False
+
+
+def _reply_bytes(reply: Reply) -> bytes:
+    head = cell_pb.Reply(
+        step=reply.step,
+        h=reply.h,
+        epoch=reply.epoch,
+        durable_step=reply.durable_step,
+        replayed=reply.replayed,
+        timesteps=reply.timesteps,
+    ).SerializeToString()
+    return b"".join((head, _OUTPUTS_IN_REPLY, _varint(len(reply.outputs)), reply.outputs))
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """A serialized StreamResponse with the reply; its outputs go out byte for byte as they are stored."""
+    body = _reply_bytes(reply)
+    return b"".join((_REPLY_IN_STREAM, _varint(len(body)), body))
+
+
+def reply_message(reply: Reply) -> cell_pb.Reply:
+    """The reply as a message, for StepResponse."""
+    return cell_pb.Reply.FromString(_reply_bytes(reply))
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds as a protobuf Duration, to the millisecond."""
+    result = Duration()
+    result.FromMilliseconds(max(0, round(seconds * 1000)))
+    return result
+
+
+def tensor_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
+    """What a client is told of a tensor."""
+    return tensor_pb2.TensorSpec(name=spec.name, dtype=WIRE_TYPES[spec.dtype], shape=spec.shape)
+
+
+def encode_status(error: CellwireError) -> Status:
+    """The error as google.rpc.Status with its details."""
+    status = Status(code=error.code.value[0], message=error.message)
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    if error.fields:
+        details.append(
+            BadRequest(
+                field_violations=[
+                    BadRequest.FieldViolation(field=field, description=expected) for field, expected in error.fields
+                ]
+            )
+        )
+    if error.retry_after is not None:
+        details.append(RetryInfo(retry_delay=duration(error.retry_after)))
+    if error.resource:
+        details.append(ResourceInfo(resource_type=error.resource[0], resource_name=error.resource[1]))
+    if error.position:
+        at = error.position
+        details.append(
+            resume_pb2.Position(step=at.step, h=at.h, epoch=at.epoch, incarnation=at.incarnation, store_id=at.store_id)
+        )
+    for detail in details:
+        packed = Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def encode_refused(step: int, error: CellwireError) -> cell_pb.StreamResponse:
+    """An error in band: the message was not executed, the stream goes on."""
+    return cell_pb.StreamResponse(refused=cell_pb.Refused(step=step, status=encode_status(error)))
+
+
+def encode_notice(error: CellwireError) -> cell_pb.StreamResponse:
+    """The last message before the server ends a stream."""
+    return cell_pb.StreamResponse(notice=cell_pb.Notice(status=encode_status(error)))

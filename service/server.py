@@ -1,0 +1,260 @@
+"""Assembly and life of one replica: start, serve, drain."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from contextlib import AsyncExitStack
+from types import TracebackType
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cellwire.v1 import (
+    cell_service_pb2,
+    cell_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+)
+from service import metrics
+from service.admin import Admin
+from service.calls import Calls
+from service.cells import Cells
+from service.errors import Draining, StoreLost
+from service.interceptor import Interceptor
+from service.leases import Leases
+from service.model_servicer import ModelServicer
+from service.repository import Repository
+from service.servicer import CellServicer
+from service.session import Terms
+from service.session_servicer import SessionServicer
+from service.sessions import Sessions
+from service.settings import Settings
+from service.store import Store
+
+logger = structlog.get_logger(__name__)
+
+CHECK_SECONDS = 1.0
+"""Between two looks at the store."""
+STOP_GRACE = 0.5
+"""Seconds; one open health Watch would hold a longer grace for all of it."""
+MIB = 1 << 20
+
+SERVICES = tuple(
+    file.services_by_name[name].full_name
+    for file, name in (
+        (cell_service_pb2.DESCRIPTOR, "CellService"),
+        (session_service_pb2.DESCRIPTOR, "SessionService"),
+        (model_service_pb2.DESCRIPTOR, "ModelService"),
+    )
+)
+
+
+class CannotStart(Exception):
+    """The replica cannot serve with these settings; the text is one line."""
+
+
+class Server:
+    """One replica. `async with` starts and drains it; `run` serves until a signal comes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._exit = AsyncExitStack()
+        self.port = 0
+        """The bound gRPC port."""
+        self.admin_port = 0
+        self._ready = False
+        self._store_seen: float | None = None
+        """When the store was last seen in order; None: not yet."""
+        self._fault: str | None = None
+        self._hurry = asyncio.Event()
+        """Set by a second signal: the drain waits no longer."""
+
+    async def __aenter__(self) -> "Server":
+        """Starts the replica.
+
+        1. The store is tried; unreachable, the replica starts NOT_SERVING and keeps trying.
+        2. Models are loaded, their wiring is proved, they are warmed at each batch size.
+        3. The batchers run.
+        4. The admin port, then the gRPC port.
+        5. Health says SERVING once the store is there.
+        """
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._exit = stack.pop_all()
+        return self
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        # 1
+        self.store = await stack.enter_async_context(
+            Store(
+                settings.store_url.get_secret_value(),
+                settings.tenant,
+                settings.store_timeout,
+                settings.commit_deadline,
+                settings.ephemeral_store,
+            )
+        )
+        await self.store.check()
+        # 2
+        names = [name.strip() for name in settings.load.split(",") if name.strip()]
+        self.cells = await stack.enter_async_context(Cells(Repository(settings.repositories), names))
+        missing = set(names) - set(self.cells.names())
+        if missing:
+            raise CannotStart(f"models not found or refused: {', '.join(sorted(missing))}")
+        # 3
+        terms = Terms(
+            ring=settings.ring,
+            window=settings.window,
+            max_timesteps=settings.max_timesteps,
+            max_message_bytes=settings.max_message_bytes,
+            idle_ttl=round(settings.idle_ttl * 1000),
+            tombstone=round(settings.tombstone * 1000),
+            lease=round(settings.lease * 1000),
+        )
+        self.sessions = await stack.enter_async_context(
+            Sessions(self.store, self.cells, terms, settings.max_commits, settings.max_commit_bytes)
+        )
+        calls = Calls(self.sessions, lambda: self.store.condition.store_id, settings.unary_cache)
+        # 4
+        admin = Admin(settings.admin_host, settings.admin_port, lambda: self._ready)
+        try:
+            await stack.enter_async_context(admin)
+        except OSError:
+            raise CannotStart(f"the admin port {settings.admin_host}:{settings.admin_port} cannot be bound") from None
+        self.admin_port = admin.port
+        self.servicer = CellServicer(self.sessions, calls)
+        self._health = health.aio.HealthServicer()
+        self._grpc = self._grpc_server(calls)
+        try:
+            self.port = self._grpc.add_insecure_port(f"{settings.host}:{settings.port}")
+        except RuntimeError:
+            raise CannotStart(f"the gRPC port {settings.host}:{settings.port} cannot be bound") from None
+        await self._grpc.start()
+        stack.push_async_exit(self._drain)
+        # 5
+        await self._tell_health("liveness", True)
+        await self._tell_readiness()
+        leases = Leases(self.sessions, self.store, settings.heartbeat)
+        for work in (leases.run(), self._watch_store()):
+            task = asyncio.create_task(work)
+            stack.push_async_callback(_cancel, task)
+        if settings.port_file:
+            settings.port_file.write_text(f"{self.port}\n")
+        logger.info(
+            "server.started", port=self.port, admin_port=self.admin_port, models=self.cells.names(), ready=self._ready
+        )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exit.__aexit__(kind, error, trace)
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT; a second one ends the grace of the drain."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            (self._hurry if stop.is_set() else stop).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        await stop.wait()
+
+    async def _drain(self, *_: object) -> None:
+        """Leaves without losing a timestep.
+
+        1. Health says NOT_SERVING; new opens are refused.
+        2. Each stream finishes and commits the message in hand, gets a notice, and ends.
+        3. Wait on our own count of what is live, within the grace.
+        4. The gRPC server stops. The rest of the exit stack follows: admin port, batchers, models, store.
+        """
+        # 1
+        metrics.DRAINING.set(1)
+        logger.info("server.draining", streams=len(self.servicer.streams))
+        self.sessions.draining = True
+        self._ready = False
+        await self._tell_readiness()
+        # 2
+        for stream in tuple(self.servicer.streams):
+            stream.end(Draining("this replica is going", retry_after=0.0))
+        # 3
+        waits = [asyncio.create_task(self.servicer.emptied()), asyncio.create_task(self._hurry.wait())]
+        await asyncio.wait(waits, timeout=self._settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        # 4
+        await self._grpc.stop(0 if self.servicer.live else STOP_GRACE)
+        metrics.DRAINING.set(0)
+        logger.info("server.stopped", cut_off=self.servicer.live)
+
+    def _grpc_server(self, calls: Calls) -> grpc.aio.Server:
+        settings = self._settings
+        limit = settings.max_message_bytes + 64 * 1024
+        server = grpc.aio.server(
+            interceptors=(Interceptor(),),
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", 16 * MIB),
+                ("grpc.max_concurrent_streams", 2048),
+                ("grpc.max_metadata_size", 8 * 1024),
+                ("grpc.absolute_max_metadata_size", 16 * 1024),
+                # A server's default of two hours leaves clients that vanished half open.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.server_handshake_timeout_ms", 10_000),
+            ),
+        )
+        cell_service_pb2_grpc.add_CellServiceServicer_to_server(self.servicer, server)
+        sessions = SessionServicer(self.store, calls, settings.tombstone)
+        session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, server)
+        models = ModelServicer(self.cells, settings.idle_ttl)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return server
+
+    async def _watch_store(self) -> None:
+        """Looks at the store each second: readiness falls when it has been gone for longer than a failover takes."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            replaced = await self.store.check()
+            if replaced:
+                metrics.STORE_LOSSES.inc()
+                logger.error("store.replaced")
+                self.sessions.lose_all(StoreLost("the store is another one"))
+            await self._tell_readiness()
+
+    async def _tell_readiness(self) -> None:
+        fault = self.store.condition.fault
+        now = time.monotonic()
+        metrics.STORE_UP.set(0 if fault else 1)
+        if not fault:
+            self._store_seen = now
+        seen_lately = self._store_seen is not None and now - self._store_seen <= self._settings.store_grace
+        ready = seen_lately and not self.sessions.draining
+        if fault and fault != self._fault:
+            logger.warning("store.fault", fault=fault)
+        self._fault, self._ready = fault, ready
+        for name in ("", *SERVICES, *self.cells.names()):
+            await self._tell_health(name, ready)
+
+    async def _tell_health(self, name: str, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set(name, status)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

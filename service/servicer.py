@@ -1,0 +1,212 @@
+"""CellService: decode, call, encode. What a message does stands in `session`."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from cellwire.v1 import cell_service_pb2 as pb
+from cellwire.v1 import cell_service_pb2_grpc
+from service import metrics
+from service.calls import Calls
+from service.codec import (
+    Unreadable,
+    decode_open,
+    decode_stream,
+    decode_timestep,
+    duration,
+    encode_notice,
+    encode_refused,
+    encode_reply,
+    first_message,
+    invalid,
+    reply_message,
+    tensor_spec,
+)
+from service.errors import AlreadyOpen, CellwireError, Draining, Unsupported
+from service.session import Session
+from service.sessions import OpenedSession, Sessions
+from service.values import Timestep
+
+LONGEST_CALL = 10.0
+"""Seconds that a unary call without a deadline may wait for its session."""
+
+
+class LiveStream:
+    """One stream of the service, which may be ended from outside between two messages."""
+
+    def __init__(self) -> None:
+        self.ended: CellwireError | None = None
+        self.waiting = False
+        """For the client's next message: the only place where it may be interrupted."""
+        self._task = asyncio.current_task()
+
+    def end(self, error: CellwireError) -> None:
+        """Ends the stream with this error: now if it waits for a message, else behind the one in hand."""
+        if self.ended is None:
+            self.ended = error
+            if self.waiting and self._task:
+                self._task.cancel()
+
+    def was_interrupted(self) -> bool:
+        """True if a cancellation that was just caught is `end`'s and not the client's; it is taken back."""
+        if self.ended is None or self._task is None:
+            return False
+        self._task.uncancel()
+        return True
+
+
+class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
+    """Streams and unary steps."""
+
+    def __init__(self, sessions: Sessions, calls: Calls) -> None:
+        self._sessions = sessions
+        self._calls = calls
+        self.streams: set[LiveStream] = set()
+        """Live ones; a drain waits until there are none."""
+        self._running_calls = 0
+
+        self._left = asyncio.Event()
+
+    @property
+    def live(self) -> int:
+        """Streams and calls in hand."""
+        return len(self.streams) + self._running_calls
+
+    async def emptied(self) -> None:
+        """Returns once nothing is in hand."""
+        while self.live:
+            self._left.clear()
+            await self._left.wait()
+
+    async def Stream(  # type: ignore[override]  # noqa: N802  replies go out as bytes
+        self, request_iterator: AsyncIterator[pb.StreamRequest | Unreadable], context: Any
+    ) -> AsyncIterator[pb.StreamResponse | bytes]:
+        """One session: Open, then one reply a message, until the client ends it or its claim is lost."""
+        messages = aiter(request_iterator)
+        first = await anext(messages, None)
+        if first is None:
+            return
+        stream = LiveStream()
+        self.streams.add(stream)
+        session: Session | None = None
+        try:
+            message = first_message(first)
+            opened = await self._sessions.open(decode_open(message))
+            session = opened.session
+            session.on_lost = stream.end
+            self._sessions.hold(session)
+            yield pb.StreamResponse(opened=self._opened(opened, message.metadata))
+            while not stream.ended:
+                stream.waiting = True
+                request = await anext(messages, None)
+                stream.waiting = False
+                if request is None:
+                    return
+                yield await self._answer(session, request)
+                if _keeps(request):
+                    return
+        except asyncio.CancelledError:
+            if not stream.was_interrupted():
+                raise
+        except CellwireError as error:
+            if session is None:
+                raise
+            stream.end(error)
+        finally:
+            stream.waiting = False
+            self.streams.discard(stream)
+            self._left.set()
+            if session is not None:
+                self._sessions.leave(session)
+        if stream.ended:
+            yield encode_notice(stream.ended)
+            raise stream.ended
+
+    async def _answer(self, session: Session, message: pb.StreamRequest | Unreadable) -> pb.StreamResponse | bytes:
+        """The response to one message; raises only what ends the stream."""
+        step = 0
+        try:
+            request = decode_stream(message)
+            match request.WhichOneof("kind"):
+                case "timestep":
+                    started = time.perf_counter()
+                    step = request.timestep.step
+                    reply = await session.step(self._timestep(request.timestep, session))
+                    metrics.STEP_SECONDS.observe(time.perf_counter() - started)
+                    return encode_reply(reply)
+                case "close":
+                    return await self._close(session, request.close)
+            raise AlreadyOpen("a stream opens one session, once")
+        except CellwireError as error:
+            if error.ends_stream:
+                raise
+            metrics.REFUSED.labels(error.reason).inc()
+            return encode_refused(step, error)
+
+    async def _close(self, session: Session, close: pb.Close) -> pb.StreamResponse:
+        step = session.step_number
+        if not close.keep and not session.closed:
+            step = await session.close(close.step)
+        return pb.StreamResponse(closed=pb.Closed(step=step))
+
+    async def Step(self, request: pb.StepRequest, context: Any) -> pb.StepResponse:  # noqa: N802
+        """One message of a session without a stream."""
+        if self._sessions.draining:
+            raise Draining("this replica is going", retry_after=0.0)
+        if not request.HasField("open"):
+            raise invalid("open", "the session")
+        if not request.HasField("timestep"):
+            raise invalid("timestep", "the message")
+        remaining = context.time_remaining()
+        deadline = time.monotonic() + (LONGEST_CALL if remaining is None else min(remaining, LONGEST_CALL))
+        self._running_calls += 1
+        try:
+            opened, reply = await self._calls.step(
+                decode_open(request.open), lambda session: self._timestep(request.timestep, session), deadline
+            )
+        finally:
+            self._running_calls -= 1
+            self._left.set()
+        return pb.StepResponse(opened=self._opened(opened, request.open.metadata), reply=reply_message(reply))
+
+    async def StreamMany(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.StreamManyResponse]:  # noqa: N802
+        """Many sessions on one stream."""
+        if request_iterator:
+            raise Unsupported("this release serves one session a stream")
+        yield pb.StreamManyResponse()
+
+    def _timestep(self, message: pb.Timestep, session: Session) -> Timestep:
+        return decode_timestep(message, session.cell.spec, session.unnumbered, self._sessions.terms.max_timesteps)
+
+    def _opened(self, opened: OpenedSession, metadata: bool) -> pb.Opened:
+        session, terms = opened.session, self._sessions.terms
+        spec, chosen = session.cell.spec, session.options.outputs
+        outputs = [tensor for tensor in (*spec.outputs, *spec.gates) if tensor.name in chosen]
+        return pb.Opened(
+            created=opened.created,
+            step=session.step_number,
+            h=session.h,
+            epoch=session.owner.epoch,
+            incarnation=session.owner.incarnation,
+            create_token=opened.drawn_token,
+            store_id=opened.store_id,
+            write_mode=pb.WRITE_MODE_WRITE_THROUGH,
+            window=terms.window,
+            ring=terms.ring,
+            max_timesteps=terms.max_timesteps,
+            max_message_bytes=terms.max_message_bytes,
+            idle_ttl=duration(session.ttl_ms / 1000),
+            model=spec.name,
+            version=spec.version,
+            model_digest=spec.digest,
+            inputs=[tensor.name for tensor in spec.inputs],
+            outputs=[tensor.name for tensor in outputs],
+            input_specs=[tensor_spec(tensor) for tensor in spec.inputs] if metadata else (),
+            output_specs=[tensor_spec(tensor) for tensor in outputs] if metadata else (),
+        )
+
+
+def _keeps(message: pb.StreamRequest | Unreadable) -> bool:
+    """True for a close that ends the stream only."""
+    return isinstance(message, pb.StreamRequest) and message.WhichOneof("kind") == "close" and message.close.keep

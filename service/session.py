@@ -1,0 +1,221 @@
+"""Session.step, the heart: the way of one timestep from its inputs to its committed reply.
+
+Knows neither gRPC nor Redis; states and digests are opaque bytes here.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service import metrics
+from service.batcher import Batcher
+from service.cells import LoadedCell
+from service.codec import Reply
+from service.errors import (
+    CellwireError,
+    LastStepMismatch,
+    Position,
+    SessionClosed,
+    StepConflict,
+    StepGap,
+    StepTooOld,
+    StoreFull,
+    StoreUnavailable,
+)
+from service.records import (
+    Options,
+    Record,
+    decode_options,
+    decode_record,
+    decode_state,
+    encode_record,
+    encode_state,
+)
+from service.scripts import Close, Commit, Granted, Heartbeat, Owner
+from service.store import Write
+from service.values import CellWork, ModelSpec, Row, Timestep, chain
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The numbers that sessions are held under. Times in milliseconds."""
+
+    ring: int
+    window: int
+    max_timesteps: int
+    max_message_bytes: int
+    idle_ttl: int
+    tombstone: int
+    lease: int
+
+    def ttl(self, spec: ModelSpec) -> int:
+        """How long a session of this model is kept without a timestep."""
+        return round(spec.idle_ttl * 1000) if spec.idle_ttl else self.idle_ttl
+
+
+class Session:
+    """One claim in memory: a checkpoint (step, h, state), the ring of replies, and the right to write the next.
+
+    Promise: it never is ahead of the store. A refused message leaves it as it was; when a commit's outcome is not
+    known to be good, the Session has ended and only a new claim tells where the session stands.
+    """
+
+    def __init__(
+        self, owner: Owner, cell: LoadedCell, granted: Granted, terms: Terms, writes: Batcher[Write, int]
+    ) -> None:
+        self.owner = owner
+        self.cell = cell
+        self.step_number = granted.step
+        self.h = granted.h
+        self.unnumbered = b"u" in granted.flags
+        self.options: Options = decode_options(cell.spec, granted.options)
+        self.state = decode_state(cell.spec, granted.state)
+        records = filter(None, map(decode_record, granted.ring))
+        self.ring: deque[Record] = deque(sorted(records, key=lambda record: record.last), terms.ring)
+        self.ttl_ms = terms.ttl(cell.spec)
+        self.last_write = time.monotonic()
+        self.ended: CellwireError | None = None
+        self.on_lost: Callable[[CellwireError], None] | None = None
+        """Called once when the claim is lost while no step is in hand."""
+        self._terms = terms
+        self._writes = writes
+        self._encode = cell.encoder(self.options.outputs)
+
+    async def step(self, timestep: Timestep, lease_ms: int | None = None) -> Reply:
+        """Advances the session by one message, exactly once.
+
+        1. A message that was committed before is answered from the ring; one that does not follow is refused.
+        2. The cell runs, in a batch with other sessions. Until here a failure has changed nothing.
+        3. The checkpoint is committed, in a batch with other sessions.
+        4. The checkpoint is adopted and the reply returned.
+
+        Raises:
+            StepGap, StepConflict, StepTooOld, NonFinite, ModelFailed, StoreFull: refused, nothing has changed.
+            CellwireError: any other; the Session has ended.
+        """
+        if self.ended:
+            raise self.ended
+        # 1
+        first = timestep.step or self.step_number + 1
+        if first != self.step_number + 1:
+            return self._replay(first, timestep)
+        last = self.step_number + len(timestep.rows)
+        h = self._digest(self.h, timestep)
+        # 2
+        state, outputs = await self._run(timestep)
+        # 3
+        record = Record(first, last, self.h, h, timestep.timesteps, self._encode(timestep.timesteps, outputs))
+        lease = self._terms.lease if lease_ms is None else lease_ms
+        try:
+            await self._writes.submit(self._commit(record, state, lease))
+        except StoreFull:
+            raise
+        except BaseException as error:
+            self.end(error if isinstance(error, CellwireError) else None)
+            raise
+        # 4
+        self.step_number, self.h, self.state = last, h, state
+        self.ring.append(record)
+        self.last_write = time.monotonic()
+        return self._reply(record, replayed=False)
+
+    async def _run(self, timestep: Timestep) -> tuple[bytes, list[Row]]:
+        """All timesteps of the message: in one run where the graph has a time axis, else one by one."""
+        submit, constants, state = self.cell.batcher.submit, self.options.constants, self.state
+        if self.cell.spec.time_axis is not None or len(timestep.rows) == 1:
+            result = await submit(CellWork(state, timestep.rows, constants))
+            return result.state, list(result.rows)
+        outputs: list[Row] = []
+        for row in timestep.rows:
+            result = await submit(CellWork(state, (row,), constants))
+            state = result.state
+            outputs.extend(result.rows)
+        return state, outputs
+
+    def _commit(self, record: Record, state: bytes, lease_ms: int) -> Commit:
+        return Commit(
+            self.owner,
+            self.step_number,
+            self.h,
+            record.last,
+            record.h_after,
+            encode_state(self.cell.spec, state),
+            encode_record(record),
+            self.ttl_ms,
+            lease_ms,
+            self._terms.ring,
+        )
+
+    def _digest(self, h: bytes, timestep: Timestep) -> bytes:
+        for row in timestep.rows:
+            h = chain(h, self.cell.signature, row)
+        return h
+
+    def _replay(self, first: int, timestep: Timestep) -> Reply:
+        """The stored answer to a message that is not the next one, or why there is none."""
+        last = first + len(timestep.rows) - 1
+        position = self.position
+        if first > self.step_number + 1:
+            raise StepGap(f"step: expected {self.step_number + 1}", position=position)
+        for record in self.ring:
+            if (record.first, record.last) == (first, last) and record.timesteps == timestep.timesteps:
+                if self._digest(record.h_before, timestep) != record.h_after:
+                    raise StepConflict("the step was committed with other inputs", position=position)
+                metrics.REPLAYS.inc()
+                return self._reply(record, replayed=True)
+        if last <= self.step_number and not any(r.first <= last and first <= r.last for r in self.ring):
+            raise StepTooOld(f"step: older than the ring; the session is at {self.step_number}", position=position)
+        raise StepConflict("the steps were committed in another span", position=position)
+
+    def _reply(self, record: Record, replayed: bool) -> Reply:
+        return Reply(
+            record.last,
+            record.h_after,
+            self.owner.epoch,
+            self.step_number,
+            record.timesteps,
+            record.outputs,
+            replayed,
+        )
+
+    @property
+    def position(self) -> Position:
+        """Where it stands, for an error."""
+        return Position(self.step_number, self.h, self.owner.epoch, self.owner.incarnation)
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed for good through this Session."""
+        return isinstance(self.ended, SessionClosed)
+
+    async def close(self, step: int) -> int:
+        """Ends the session for good: its last step.
+
+        Raises:
+            LastStepMismatch: it stands at another step; nothing has changed.
+        """
+        if step != self.step_number:
+            raise LastStepMismatch(f"step: the last one is {self.step_number}", position=self.position)
+        try:
+            closed = await self._writes.submit(Close(self.owner, step, self._terms.tombstone))
+        except BaseException as error:
+            self.end(error if isinstance(error, CellwireError) else None)
+            raise
+        self.end(SessionClosed("the session was closed", position=self.position))
+        return closed
+
+    def heartbeat(self) -> Heartbeat:
+        """What keeps its lease."""
+        return Heartbeat(self.owner, self.ttl_ms, self._terms.lease)
+
+    def end(self, error: CellwireError | None) -> None:
+        """From here on nothing advances this Session; the first reason stays."""
+        self.ended = self.ended or error or StoreUnavailable("the outcome of a commit is not known; resume")
+
+    def lose(self, error: CellwireError) -> None:
+        """The claim is gone: ends the Session and tells who waits on it."""
+        if not self.ended:
+            self.end(error)
+            if self.on_lost:
+                self.on_lost(error)

@@ -1,0 +1,191 @@
+"""The claims of this replica: how a session is opened, and how it is left.
+
+Knows which streams hold what; how a session advances stands in `session`, what the store does in `store`.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from service import metrics
+from service.batcher import Batcher
+from service.cells import Cells, LoadedCell
+from service.codec import TOKEN_BYTES, OpenRequest, decode_constants, decode_outputs, invalid
+from service.errors import CellwireError, Draining, Superseded
+from service.records import Options, encode_options, encode_state
+from service.scripts import NONCE_BYTES, Claim, Commit, Granted, Mode, Owner, Release
+from service.session import Session, Terms
+from service.store import Store, Write
+from service.values import ZERO_DIGEST, chain_origin, incarnation_of
+
+logger = structlog.get_logger(__name__)
+
+MAX_CLAIMS = 64
+LONGEST_LEASE = 4
+"""In leases: one that is further ahead counts as lapsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSession:
+    """A claim that was granted."""
+
+    session: Session
+    created: bool
+    drawn_token: bytes
+    """The create token if it was drawn here; told once."""
+    store_id: bytes
+
+
+class Sessions:
+    """The sessions that this replica holds, and the one way to claim one."""
+
+    def __init__(self, store: Store, cells: Cells, terms: Terms, max_commits: int, max_commit_bytes: int) -> None:
+        self.terms = terms
+        self.live: dict[bytes, Session] = {}
+        """Of streams, by key."""
+        self.draining = False
+        self._store = store
+        self._cells = cells
+        self._claims: Batcher[Claim, Granted] = Batcher(store.claim_batch, MAX_CLAIMS)
+        self.writes: Batcher[Write, int] = Batcher(store.write_batch, max_commits, max_commit_bytes, _write_bytes)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> "Sessions":
+        await self._claims.__aenter__()
+        await self.writes.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._claims.__aexit__()
+        await self.writes.__aexit__()
+
+    async def open(self, request: OpenRequest, lease_ms: int | None = None) -> OpenedSession:
+        """Claims a session, creating it where its mode allows.
+
+        The claim runs in a task of its own: when the caller leaves in between, what was granted is released.
+
+        Raises:
+            CellwireError: why not; then nothing has changed.
+        """
+        if self.draining:
+            raise Draining("this replica is going", retry_after=0.0)
+        claiming = self.spawn(self._open(request, self.terms.lease if lease_ms is None else lease_ms))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            claiming.add_done_callback(self._release_unwanted)
+            raise
+
+    def hold(self, session: Session) -> None:
+        """A stream holds the session from now on; an older stream of this replica that held it is ended."""
+        older = self.live.get(session.owner.key)
+        self.live[session.owner.key] = session
+        metrics.LIVE_SESSIONS.set(len(self.live))
+        if older is not None:
+            older.lose(Superseded("another client claimed the session"))
+
+    def leave(self, session: Session) -> None:
+        """The stream of the session is over: its lease is given up behind its last commit, by nobody's RPC."""
+        if self.live.get(session.owner.key) is session:
+            del self.live[session.owner.key]
+            metrics.LIVE_SESSIONS.set(len(self.live))
+        self.release(session)
+
+    def release(self, session: Session) -> None:
+        """Gives the lease up, if the claim still has one to give."""
+        session.end(None)
+        self.spawn(self._release(session.owner, session.ttl_ms))
+
+    def lose_all(self, error: CellwireError) -> None:
+        """The store that held them is gone."""
+        for session in tuple(self.live.values()):
+            session.lose(error)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Runs work that no RPC owns; `__aexit__` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _open(self, request: OpenRequest, lease_ms: int) -> OpenedSession:
+        cell = await self._cells.get(request.model, request.version) if request.model else None
+        drawn = b"" if request.create_token or request.mode is Mode.RESUME else os.urandom(TOKEN_BYTES)
+        claim = self._claim(request, cell, request.create_token or drawn, lease_ms)
+        granted = await self._claims.submit(claim)
+        owner = Owner(claim.key, granted.incarnation, claim.nonce, granted.epoch)
+        try:
+            of_session = (
+                cell if cell and cell.spec.key == granted.model else await self._cells.of_session(granted.model)
+            )
+            session = Session(owner, of_session, granted, self.terms, self.writes)
+        except CellwireError:
+            self.spawn(self._release(owner, self.terms.idle_ttl))
+            raise
+        how = granted.how
+        metrics.OPENED.labels("created" if how == "created" else "resumed").inc()
+        if how == "displaced":
+            metrics.TAKEOVERS.inc()
+        logger.info("session.opened", session_id=request.session_id, how=how, epoch=granted.epoch, step=granted.step)
+        return OpenedSession(session, how == "created", drawn, self._store.condition.store_id)
+
+    def _claim(self, request: OpenRequest, cell: LoadedCell | None, token: bytes, lease_ms: int) -> Claim:
+        """The claim item, with everything that a new session would start from."""
+        terms = self.terms
+        name, version, digest, options, h0, state, ttl = "", "", "", b"", ZERO_DIGEST, b"", terms.idle_ttl
+        incarnation = incarnation_of(token) if token else b""
+        if cell:
+            spec = cell.spec
+            name, version, digest = spec.name, spec.version, spec.digest.hex()
+            ttl = terms.ttl(spec)
+            if request.mode is not Mode.RESUME:
+                chosen = decode_outputs(spec, request.outputs, request.gates)
+                constants = decode_constants(spec, request.constants)
+                options = encode_options(Options(chosen, constants))
+                h0 = chain_origin(incarnation, spec.key, options)
+                state = encode_state(spec, spec.initial_state)
+        if request.mode is Mode.RESUME and request.outputs:
+            raise invalid("outputs", "none on a resume: they are kept with the session")
+        return Claim(
+            key=self._store.key(request.session_id),
+            mode=request.mode,
+            incarnation=incarnation,
+            nonce=os.urandom(NONCE_BYTES),
+            name=name,
+            version=version,
+            digest=digest,
+            asked_version=request.version,
+            served=self._cells.served,
+            options=options,
+            h0=h0,
+            state=state,
+            flags=b"u" if request.unnumbered else b"",
+            ttl_ms=ttl,
+            lease_ms=lease_ms,
+            max_lease_ms=LONGEST_LEASE * terms.lease,
+            ring=terms.ring,
+            found_epoch=request.found_epoch,
+            resume_point=request.resume_point,
+            accept_regression=request.accept_regression,
+            skip_lost_replies=request.skip_lost_replies,
+        )
+
+    async def _release(self, owner: Owner, ttl_ms: int) -> None:
+        try:
+            await self.writes.submit(Release(owner, ttl_ms))
+        except CellwireError as error:
+            logger.debug("session.release", epoch=owner.epoch, reason=error.reason)
+
+    def _release_unwanted(self, claiming: "asyncio.Task[OpenedSession]") -> None:
+        if not claiming.cancelled() and claiming.exception() is None:
+            self.release(claiming.result().session)
+
+
+def _write_bytes(write: Write) -> float:
+    return len(write.state) + len(write.record) if isinstance(write, Commit) else 0
