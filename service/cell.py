@@ -170,7 +170,10 @@ class Cell:
             flat = np.ascontiguousarray(array).reshape(count, -1)
             states[:, slot.start : slot.stop] = flat.view(np.uint8)
         state = states.tobytes()
-        columns = [_cut(rows, count * timesteps, layout.spec.nbytes) for rows, layout in zip(outputs, self._outputs, strict=True)]  # fmt: skip
+        columns = [
+            _cut(rows, count * timesteps, layout.spec.nbytes)
+            for rows, layout in zip(outputs, self._outputs, strict=True)
+        ]
         replies = list(zip(*columns, strict=True))
         results: list[CellResult | CellwireError] = [
             CellResult(state[at * width : (at + 1) * width], tuple(replies[at * timesteps : (at + 1) * timesteps]))

@@ -15,12 +15,36 @@ from service.wiring import ModelRefused, Port
 
 # Operators of com.microsoft that ONNX Runtime's own optimiser and quantiser write into files.
 FUSED_OPERATORS = frozenset(
-    "Attention BiasGelu BiasSplitGelu DynamicQuantizeLSTM DynamicQuantizeMatMul EmbedLayerNormalization FastGelu"
-    " FusedConv FusedGemm FusedMatMul Gelu GroupNorm GroupQueryAttention Inverse MatMulInteger16"
-    " MatMulIntegerToFloat MatMulNBits MultiHeadAttention NhwcMaxPool QAttention QGemm QLinearAdd QLinearAveragePool"
-    " QLinearConcat QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid"
-    " QLinearSoftmax QuickGelu DequantizeLinear QuantizeLinear RotaryEmbedding SkipGroupNorm"
-    " SkipLayerNormalization SkipSimplifiedLayerNormalization TransposeMatMul Trilu Unique".split()
+    {
+        "Attention",
+        "BiasGelu",
+        "DequantizeLinear",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeMatMul",
+        "FastGelu",
+        "FusedConv",
+        "FusedGemm",
+        "FusedMatMul",
+        "Gelu",
+        "MatMulInteger16",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "NhwcMaxPool",
+        "QAttention",
+        "QGemm",
+        "QLinearAdd",
+        "QLinearAveragePool",
+        "QLinearConcat",
+        "QLinearGlobalAveragePool",
+        "QLinearLeakyRelu",
+        "QLinearMul",
+        "QLinearSigmoid",
+        "QLinearSoftmax",
+        "QuantizeLinear",
+        "QuickGelu",
+        "SkipLayerNormalization",
+        "TransposeMatMul",
+    }
 )
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 

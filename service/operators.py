@@ -27,11 +27,12 @@ class Remark:
 def remarks(model: onnx.ModelProto, state_inputs: Collection[str]) -> list[Remark]:
     """What is to be said about each recurrent operator, subgraphs too."""
     origins = _Origins(model)
+    excused = _spare_branches(model, origins, set(state_inputs))
     from_pytorch = model.producer_name == "pytorch"
     return [
         Remark(f"{node.op_type} {node.name or '(unnamed)'}", detail, refused)
         for node in nodes(model)
-        if node.op_type in RECURRENT
+        if node.op_type in RECURRENT and id(node) not in excused
         for detail, refused in _of(node, origins, state_inputs, from_pytorch)
     ]
 
@@ -41,8 +42,7 @@ def _of(
 ) -> Iterator[tuple[str, bool]]:
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     direction = attributes.get("direction", b"forward").decode()
-    initial = node.input[INITIAL_H] if len(node.input) > INITIAL_H else ""
-    reached = bool(initial) and bool(origins.of(initial) & set(state_inputs))
+    reached = origins.reach(node, set(state_inputs))
     if attributes.get("layout", 0) == 1:
         yield "layout 1, 0 expected (ONNX Runtime's CPU refuses the other)", True
     if direction != "forward" and reached:
@@ -53,6 +53,25 @@ def _of(
         yield "no state of the session reaches it: it starts anew at each call (hidden state)", False
     if node.op_type == "GRU" and attributes.get("linear_before_reset", 0) == 0 and from_pytorch:
         yield "linear_before_reset 0 from PyTorch, 1 expected: its numbers are likely wrong", False
+
+
+def _spare_branches(model: onnx.ModelProto, origins: "_Origins", state_inputs: set[str]) -> set[int]:
+    """Operators without a state, where the other branch of their If has the same with one.
+
+    PyTorch exports `if state is None: start from zeros` so; a session always takes the other branch.
+    """
+    spare: set[int] = set()
+    for branching in nodes(model):
+        if branching.op_type != "If":
+            continue
+        branches = [
+            [node for graph in subgraphs(held) for node in graph.node if node.op_type in RECURRENT]
+            for held in node_graphs(branching)
+        ]
+        fed = [any(origins.reach(node, state_inputs) for node in branch) for branch in branches]
+        if any(fed):
+            spare.update(id(n) for branch, reached in zip(branches, fed, strict=True) if not reached for n in branch)
+    return spare
 
 
 class _Origins:
@@ -66,6 +85,11 @@ class _Origins:
                 uses = set(node.input) | {name for held in node_graphs(node) for name in _used(held)}
                 for output in node.output:
                     self._made_from.setdefault(output, set()).update(uses)
+
+    def reach(self, node: onnx.NodeProto, state_inputs: set[str]) -> bool:
+        """Whether the initial hidden state of a recurrent operator comes from one of the state inputs."""
+        initial = node.input[INITIAL_H] if len(node.input) > INITIAL_H else ""
+        return bool(initial) and bool(self.of(initial) & state_inputs)
 
     def of(self, name: str) -> set[str]:
         seen: set[str] = set()

@@ -139,7 +139,7 @@ def _stepped(cell: Cell) -> Check:
     rows = tuple(inputs.row() for _ in range(WHOLE_TIMESTEPS))
     constants = inputs.constants()
     whole = cell.run([CellWork(cell.spec.initial_state, rows, constants)])[0]
-    state, answers = cell.spec.initial_state, []
+    state, answers = cell.spec.initial_state, list[Row]()
     for row in rows:
         step = cell.run([CellWork(state, (row,), constants)])[0]
         if isinstance(step, CellwireError):

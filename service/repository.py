@@ -15,8 +15,9 @@ import onnx
 import onnxruntime
 
 from service import graph
+from service.contract import wire
 from service.errors import ModelUnknown
-from service.manifest import Manifest, parse, wire
+from service.manifest import Manifest, parse
 from service.values import DIGEST_BYTES, ModelSpec, TensorSpec
 from service.wiring import ModelRefused
 

@@ -121,7 +121,7 @@ def place(
         batch_axis = _guess_batch_axis(dims, axes, shape, carry, where)
     else:
         batch_axis += len(dims) if batch_axis < 0 else 0
-        if batch_axis not in axes or dims[batch_axis] not in (1, None) and isinstance(dims[batch_axis], int):
+        if batch_axis not in axes or (isinstance(dims[batch_axis], int) and dims[batch_axis] != 1):
             raise ModelRefused(f"{where}: batch_axis: an axis that is free or 1 expected, it is {port}")
     if batch_axis is not None:
         axes.remove(batch_axis)

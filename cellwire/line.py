@@ -1,0 +1,359 @@
+"""What keeps one session on some replica: one stream at a time, resumed elsewhere until the session is closed.
+
+`Line._follow` is the whole of it: open, send what is unanswered, take the replies. Numbers and order are in
+`cellwire.unanswered`, what an error means is in `cellwire.errors`, when to try again is in `cellwire.retries`.
+"""
+
+import asyncio
+import hashlib
+import logging
+import random
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import grpc.aio
+
+from cellwire.errors import (
+    CellwireError,
+    Disconnected,
+    LineageMismatch,
+    Position,
+    Remedy,
+    SessionClosed,
+    StateRegressed,
+    from_rpc,
+    from_status,
+)
+from cellwire.replies import Opened, Resumption
+from cellwire.resume import ResumePoint
+from cellwire.retries import AGAIN, Patience, final, retrying
+from cellwire.targets import Target, Targets
+from cellwire.unanswered import Message, Unanswered
+from cellwire.v1 import cell_service_pb2
+from cellwire.v1.cell_service_pb2 import StreamRequest, StreamResponse
+
+_log = logging.getLogger("cellwire")
+
+
+class Line:
+    """The life of a session at its client, from `start` to `end`.
+
+    `submit` numbers a message and gives its answer as a future; each message is answered exactly once, in order, or
+    fails. A replica may execute a message twice over only in the sense that it finds it done and says so.
+    """
+
+    def __init__(
+        self, targets: Targets, point: ResumePoint, options: cell_service_pb2.Open, patience: Patience
+    ) -> None:
+        self._targets = targets
+        self._turn = random.randrange(len(targets))  # noqa: S311  spreads sessions over replicas
+        self._options = options
+        self._patience = patience
+        self.point = point
+        """Where the last received reply stands; a secret."""
+        self._found_epoch = point.epoch
+        self._unanswered = Unanswered(point.step, self._release_room)
+        self._ahead: tuple[int, bytes] | None = None
+        self._pause = 0.0
+        self._closing_since: float | None = None
+        self._keep = False
+        self._deadline: asyncio.Timeout | None = None
+        self._lost_because = ""
+        self._told = False
+        self.failure: BaseException | None = None
+        """Why the session has ended for this client."""
+        self.opened: Opened | None = None
+        self.outputs: tuple[str, ...] = ()
+        """The order of tensors without names."""
+        self.resumptions: list[Resumption] = []
+
+    # the application's side
+
+    async def start(self) -> None:
+        """Open the session on some replica and keep it."""
+        loop = asyncio.get_running_loop()
+        self._clock = loop.time
+        self._began = loop.time()
+        self._more = asyncio.Event()
+        self._room = asyncio.Semaphore(0)
+        self._is_open: asyncio.Future[None] = loop.create_future()
+        self._is_closed: asyncio.Future[None] = loop.create_future()
+        self._life = asyncio.create_task(self._live(), name=f"cellwire session {self.point.session_id}")
+        try:
+            await self._is_open
+        except BaseException:
+            await self.end()
+            raise
+
+    async def submit(self, timestep: cell_service_pb2.Timestep) -> Message:
+        """Number a message and send it as soon as there is room in the window."""
+        if self._closing_since is not None:
+            raise SessionClosed("the session was closed by this client")
+        await self._room.acquire()
+        if self.failure is not None:
+            self._room.release()  # the next one who waits is told too
+            self._told = True
+            raise self.failure
+        answer: asyncio.Future[cell_service_pb2.Reply] = asyncio.get_running_loop().create_future()
+        message = Message(StreamRequest(timestep=timestep), max(timestep.timesteps, 1), answer, self._clock())
+        self._unanswered.add(message)
+        self._more.set()
+        return message
+
+    async def close(self, keep: bool) -> None:
+        """Wait for what is unanswered, then close the session; a failure that nobody was told of is raised."""
+        if self._closing_since is None:
+            self._closing_since, self._keep = self._clock(), keep
+            self._more.set()
+        if not self._told:
+            await asyncio.shield(self._is_closed)
+
+    async def end(self) -> None:
+        """Leave the stream, whatever is unanswered; the state stays in the store."""
+        self._life.cancel()
+        await asyncio.wait({self._life})
+
+    # its life: one turn for each stream that brought the session on, one attempt for each that did not
+
+    async def _live(self) -> None:
+        try:
+            while not self._is_closed.done():
+                async for attempt in retrying(len(self._targets), self._gives_up):
+                    with attempt:
+                        await self._follow(self._targets[self._turn])
+        except CellwireError as error:
+            self._fail(final(error, self._patience))
+        except asyncio.CancelledError:
+            self._fail(SessionClosed("the session was left"))
+            raise
+        except Exception as error:  # a fault of our own: whoever waits is answered all the same
+            self._fail(error)
+
+    async def _follow(self, target: Target) -> None:
+        """One stream, from its open to its end: returns if it brought the session on, else raises why not."""
+        call = target.cells.Stream()
+        sender: asyncio.Task[None] | None = None
+        step_before = self._unanswered.received_step
+        try:
+            async with asyncio.timeout(self._patience.open) as self._deadline:
+                await _write(call, StreamRequest(open=self._open()))
+                self._adopt(await _read(call), target)
+                sender = asyncio.create_task(self._send(call))
+                while not self._is_closed.done():
+                    self._take(await _read(call))
+        except TimeoutError:
+            failure: CellwireError = Disconnected(f"{target.address} gave no answer in time")
+        except CellwireError as error:
+            failure = error
+        else:
+            return
+        finally:
+            call.cancel()
+            if sender is not None:
+                sender.cancel()
+                await asyncio.wait({sender})
+            self._unanswered.stream_ended()
+        if not self._was_closed(failure):
+            self._prepare_next(failure, target)
+            if failure.remedy not in AGAIN or self._unanswered.received_step == step_before:
+                raise failure
+
+    def _open(self) -> cell_service_pb2.Open:
+        """Create, or claim with everything that this client knows."""
+        opening = cell_service_pb2.Open()
+        opening.CopyFrom(self._options)
+        opening.session_id, opening.create_token = self.point.session_id, self.point.token
+        opening.model, opening.version = self.point.model, self.point.version
+        opening.found_epoch = self._found_epoch
+        opening.metadata = True
+        if self.point.h:
+            opening.resume_point.CopyFrom(self.point.message())
+        if self.point.step:
+            opening.mode = cell_service_pb2.OPEN_MODE_RESUME
+            opening.ClearField("constants")
+        return opening
+
+    def _adopt(self, response: StreamResponse, target: Target) -> None:
+        """The session is ours: compare where it stands with what we know, before anything is sent."""
+        if not response.HasField("opened"):
+            raise Disconnected(f"{target.address} did not answer an open")
+        told = response.opened
+        point, first = self.point, self.opened is None
+        position = Position(told.step, told.h, told.epoch, told.incarnation, told.store_id)
+        if not point.h:  # nothing was known of it: it begins where it stands
+            self._unanswered.received_step = told.step
+            point = replace(point, step=told.step, h=told.h, durable_step=told.step)
+        elif told.step < point.step:
+            raise StateRegressed("the store holds an earlier step than was acknowledged", position=position)
+        elif told.step == point.step and told.h != point.h:
+            raise LineageMismatch("another history led to the last received step", position=position)
+        elif told.step > point.step and not first and not self._unanswered.may_have_reached(told.step):
+            raise LineageMismatch("the session stands at a step that this client never sent", position=position)
+        self._ahead = (told.step, told.h) if told.step > point.step else None
+        self._found_epoch = told.epoch
+        mine = hashlib.sha256(point.token).digest()[:16] == told.incarnation
+        self.point = replace(
+            point,
+            token=point.token if mine else told.create_token,  # opened by its id: without proof from now on
+            model=told.model or point.model,
+            version=told.version or point.version,
+            epoch=told.epoch,
+            store_id=told.store_id,
+            incarnation=told.incarnation,
+        )
+        self.opened, self.outputs = Opened.of(told, target.address), tuple(told.outputs)
+        self._set_deadline(None)
+        if first:
+            for _ in range(max(told.window, 1)):
+                self._room.release()
+            self._is_open.set_result(None)
+            return
+        resent = sum(message.steps for message in self._unanswered)
+        self.resumptions.append(Resumption(target.address, point.step, told.step, resent, self._lost_because))
+        _log.info(
+            "session %s resumed on %s at step %d (epoch %d): %s",
+            point.session_id, target.address, told.step, told.epoch, self._lost_because,
+        )  # fmt: skip
+
+    async def _send(self, call: Any) -> None:
+        """Send what is unanswered in order, and at the end the close."""
+        while True:
+            if self._pause:
+                pause, self._pause = self._pause, 0.0
+                await asyncio.sleep(pause)
+            while (message := self._unanswered.take()) is not None:
+                self._owe_answer()
+                await _write(call, message.request)
+            if self._closing_since is not None and not self._unanswered:
+                self._owe_answer()
+                step = self._unanswered.received_step
+                await _write(call, StreamRequest(close=cell_service_pb2.Close(step=step, keep=self._keep)))
+                return
+            await self._more.wait()
+            self._more.clear()
+
+    def _take(self, response: StreamResponse) -> None:
+        """One message of the current stream."""
+        kind = response.WhichOneof("kind")
+        if kind == "reply":
+            self._take_reply(response.reply)
+        elif kind == "refused":
+            self._take_refusal(response.refused)
+        elif kind == "closed":
+            self._is_closed.set_result(None)
+        elif kind == "notice":
+            raise from_status(response.notice.status)
+        else:
+            raise Disconnected("a replica sent what does not belong on a stream")
+        self._set_deadline(self._patience.reply if self._unanswered.on_stream else None)
+
+    def _take_reply(self, reply: cell_service_pb2.Reply) -> None:
+        if self._ahead is not None and reply.step >= self._ahead[0]:
+            if self._ahead != (reply.step, reply.h):
+                raise LineageMismatch("a replayed step has another history than the store told")
+            self._ahead = None
+        try:
+            message = self._unanswered.answered(reply.step)
+        except ValueError as error:
+            raise Disconnected(str(error)) from None
+        if message is None:
+            return  # answered before: the application has it
+        self.point = replace(
+            self.point,
+            step=reply.step,
+            h=reply.h,
+            durable_step=max(self.point.durable_step, reply.durable_step),
+        )
+        if not message.answer.done():
+            message.answer.set_result(reply)
+        if self._unanswered.going_back or (self._closing_since is not None and not self._unanswered):
+            self._more.set()
+
+    def _take_refusal(self, refused: cell_service_pb2.Refused) -> None:
+        error = from_status(refused.status).at(refused.step)
+        message = self._unanswered.sent_at(refused.step)
+        if message is None:
+            raise error if error.remedy is Remedy.SURFACE else Disconnected(f"out of turn: {error}")
+        if error.remedy is Remedy.BACK and message is not self._unanswered.oldest:
+            self._unanswered.go_back(message)
+        elif error.remedy is Remedy.LATER and self._clock() - message.since < self._patience.give_up:
+            self._pause = max(error.retry_after or 0.0, random.uniform(0.0, 0.1))  # noqa: S311  jitter
+            self._unanswered.go_back(message)
+        elif error.remedy is Remedy.SKIP:
+            self._unanswered.withdraw(message)
+            if not message.answer.done():
+                message.answer.set_exception(error)
+                message.answer.exception()  # seen, also if nobody asks for it any more
+        else:
+            raise final(error, self._patience) if error.remedy is Remedy.LATER else error
+        self._more.set()
+
+    # what follows from the end of a stream
+
+    def _was_closed(self, failure: CellwireError) -> bool:
+        """Whether the stream ended after the session was closed, though its Closed was lost."""
+        if self._closing_since is None or self._unanswered:
+            return False
+        # to keep the state, leaving the stream is all that was asked
+        closed = failure.remedy in AGAIN if self._keep else isinstance(failure, SessionClosed)
+        if closed:
+            self._is_closed.set_result(None)
+        return closed
+
+    def _prepare_next(self, failure: CellwireError, target: Target) -> None:
+        if failure.remedy is Remedy.ELSEWHERE:
+            self._turn += 1
+        elif failure.remedy is Remedy.REOPEN and failure.position is not None:
+            self._found_epoch = failure.position.epoch
+        if failure.remedy is not Remedy.REOPEN:
+            self._lost_because = failure.reason
+        _log.debug("session %s left %s: %s", self.point.session_id, target.address, failure.reason)
+
+    def _gives_up(self) -> bool:
+        """Whether someone has waited too long; a session for which nobody waits is kept for ever."""
+        since = [] if self._is_open.done() else [self._began]
+        since += [] if self._closing_since is None else [self._closing_since]
+        since += [oldest.since] if (oldest := self._unanswered.oldest) is not None else []
+        return bool(since) and self._clock() - min(since) > self._patience.give_up
+
+    def _fail(self, error: BaseException) -> None:
+        """The session has ended: everyone who waits, and everyone who comes, is told."""
+        self.failure = error
+        self._told = self._unanswered.fail(error)
+        for waiter in (self._is_open, self._is_closed):
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()  # seen
+        self._room.release()
+
+    def _release_room(self) -> None:
+        self._room.release()
+
+    # how long a replica may owe an answer
+
+    def _owe_answer(self) -> None:
+        if self._deadline is not None and self._deadline.when() is None:
+            self._set_deadline(self._patience.reply)
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        if self._deadline is not None and not self._deadline.expired():
+            self._deadline.reschedule(None if seconds is None else self._clock() + seconds)
+
+
+async def _write(call: Any, request: StreamRequest) -> None:
+    """Send, unless the stream has ended: the reader learns why."""
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await call.write(request)
+
+
+async def _read(call: Any) -> StreamResponse:
+    """The next message of a stream; its end is always an error."""
+    try:
+        response = await call.read()
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error.code(), error.details(), tuple(error.trailing_metadata() or ())) from None
+    if response is grpc.aio.EOF:
+        raise Disconnected("a replica ended the stream without a word")
+    assert isinstance(response, StreamResponse)  # noqa: S101  for the type checker: grpcio has no types
+    return response

@@ -1,0 +1,165 @@
+"""The messages of a session that have no answer yet: their numbers, their order, and which goes out next.
+
+Plain bookkeeping without I/O. The messages that were sent stand before those that were not, because they go out in
+order; a message may be taken back only if no replica can have executed it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from cellwire.v1 import cell_service_pb2
+
+
+@dataclass(eq=False, slots=True)
+class Message:
+    """One timestep, or T consecutive ones, on its way to a reply."""
+
+    request: cell_service_pb2.StreamRequest
+    steps: int
+    """How many numbers it takes: T, at least 1."""
+    answer: "asyncio.Future[cell_service_pb2.Reply]"
+    since: float
+    """When the application gave it; the event loop's clock."""
+    on_stream: bool = False
+    """Sent on the current stream, which has not answered it."""
+    in_doubt: bool = False
+    """Sent on an earlier stream, which ended before it answered."""
+
+    @property
+    def step(self) -> int:
+        """The number of its first timestep."""
+        return self.request.timestep.step
+
+    @property
+    def last_step(self) -> int:
+        """The number of its last timestep: that of its reply."""
+        return self.request.timestep.step + self.steps - 1
+
+
+class Unanswered:
+    """Numbers messages from the one after `received_step` on and keeps them until they are answered."""
+
+    def __init__(self, received_step: int, settled: Callable[[], None] = lambda: None) -> None:
+        self.received_step = received_step
+        self._messages: deque[Message] = deque()
+        self.going_back = False
+        """A message was refused, and what is behind it on the stream will be."""
+        self._settled = settled
+        """Called for each message that is no longer unanswered."""
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._messages)
+
+    @property
+    def oldest(self) -> Message | None:
+        """The one whose answer must come first."""
+        return self._messages[0] if self._messages else None
+
+    @property
+    def on_stream(self) -> bool:
+        """Whether the current stream owes an answer."""
+        return any(message.on_stream for message in self._messages)
+
+    def add(self, message: Message) -> None:
+        """The message gets the next number."""
+        behind = self._messages[-1].last_step if self._messages else self.received_step
+        message.request.timestep.step = behind + 1
+        self._messages.append(message)
+
+    def take(self) -> Message | None:
+        """The next message to send on the current stream; None while there is none, or while going back."""
+        if self.going_back:
+            if self.on_stream:
+                return None
+            self.going_back = False
+        self._take_back()
+        for message in self._messages:
+            if not message.on_stream:
+                message.on_stream = True
+                return message
+        return None
+
+    def answered(self, step: int) -> Message | None:
+        """The message whose reply has this number; None for a step that was answered before.
+
+        ValueError for a reply out of its turn.
+        """
+        if step <= self.received_step:
+            return None
+        message = self.oldest
+        if message is None or message.last_step != step:
+            raise ValueError(f"a reply to step {step}, out of its turn")
+        self.received_step = step
+        self._remove(message)
+        return message
+
+    def sent_at(self, step: int) -> Message | None:
+        """The message on the current stream that begins at (or, told so, ends with) this number."""
+        for message in self._messages:
+            if message.on_stream and step in (message.step, message.last_step):
+                return message
+        return None
+
+    def may_have_reached(self, step: int) -> bool:
+        """Whether a message in doubt ends with this number."""
+        return any(message.in_doubt and message.last_step == step for message in self._messages)
+
+    def go_back(self, message: Message) -> None:
+        """The session stands before this message: send it again, once the stream has refused what is behind it too."""
+        message.on_stream = False
+        self.going_back = True
+        for later in self._messages:
+            if later.step >= message.step:
+                later.in_doubt = False
+
+    def withdraw(self, message: Message) -> None:
+        """The message was refused for good: its number goes to the next one. What is behind it is sent again."""
+        self.go_back(message)
+        self._remove(message)
+        self._number_again()
+
+    def stream_ended(self) -> None:
+        """What the stream did not answer is in doubt, and to be sent again on the next one."""
+        for message in self._messages:
+            message.in_doubt = message.in_doubt or message.on_stream
+            message.on_stream = False
+        self.going_back = False
+
+    def fail(self, error: BaseException) -> bool:
+        """Every waiter gets this error. Says whether there was one."""
+        told = False
+        while self._messages:
+            message = self._messages.popleft()
+            if not message.answer.done():
+                message.answer.set_exception(error)
+                message.answer.exception()  # seen: of many waiters only one may be asked
+                told = True
+            self._settled()
+        return told
+
+    def _take_back(self) -> None:
+        """Drop what nobody waits for any more and no replica can have executed."""
+        dropped = [
+            message
+            for message in self._messages
+            if message.answer.cancelled() and not message.on_stream and not message.in_doubt
+        ]
+        for message in dropped:
+            self._remove(message)
+        if dropped:
+            self._number_again()
+
+    def _number_again(self) -> None:
+        step = self.received_step
+        for message in self._messages:
+            message.request.timestep.step = step + 1
+            step = message.last_step
+
+    def _remove(self, message: Message) -> None:
+        self._messages.remove(message)
+        self._settled()
