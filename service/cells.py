@@ -12,10 +12,10 @@ import structlog
 from service import metrics
 from service.batcher import Batcher
 from service.cell import Cell
-from service.codec import OutputsEncoder
 from service.errors import CellwireError, ModelNotHere, ModelUnknown, NonFinite
 from service.proof import load
 from service.repository import Repository
+from service.tensors import OutputsEncoder
 from service.values import CellResult, CellWork, ModelSpec, shape_signature
 from service.wiring import ModelRefused
 

@@ -4,12 +4,10 @@ Knows the message types, not gRPC. A message that cannot be parsed arrives as UN
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TypeVar
 
-import numpy as np
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
@@ -18,29 +16,15 @@ from google.rpc.status_pb2 import Status
 
 from cellwire.v1 import cell_service_pb2 as cell_pb
 from cellwire.v1 import resume_pb2, tensor_pb2
-from service.errors import CellwireError, InvalidInput, OpenExpected, Unsupported
+from service.errors import CellwireError, OpenExpected, Unsupported
 from service.scripts import Mode, ResumePoint
-from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, InputSpec, ModelSpec, Row, TensorSpec, Timestep
+from service.tensors import decode_tensors, invalid, tag, varint
+from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, ModelSpec, Row, Timestep
 
 DOMAIN = "cellwire"
 SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 TOKEN_BYTES = 16
 
-DTYPES: dict[int, np.dtype] = {
-    tensor_pb2.DATA_TYPE_BOOL: np.dtype(np.bool_),
-    tensor_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
-    tensor_pb2.DATA_TYPE_INT8: np.dtype(np.int8),
-    tensor_pb2.DATA_TYPE_UINT16: np.dtype("<u2"),
-    tensor_pb2.DATA_TYPE_INT16: np.dtype("<i2"),
-    tensor_pb2.DATA_TYPE_UINT32: np.dtype("<u4"),
-    tensor_pb2.DATA_TYPE_INT32: np.dtype("<i4"),
-    tensor_pb2.DATA_TYPE_UINT64: np.dtype("<u8"),
-    tensor_pb2.DATA_TYPE_INT64: np.dtype("<i8"),
-    tensor_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
-    tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
-    tensor_pb2.DATA_TYPE_FLOAT64: np.dtype("<f8"),
-}
-WIRE_TYPES: dict[np.dtype, tensor_pb2.DataType] = {dtype: number for number, dtype in DTYPES.items()}  # type: ignore[misc]
 _Message = TypeVar("_Message", bound=Message)
 
 
@@ -61,11 +45,6 @@ def reader(parse: Callable[[bytes], _Message]) -> Callable[[bytes], _Message | U
             return UNREADABLE
 
     return read
-
-
-def invalid(field: str, expected: str) -> InvalidInput:
-    """The error for a field that is not what was expected."""
-    return InvalidInput(f"{field}: {expected}", fields=((field, expected),))
 
 
 def readable(message: object) -> None:
@@ -179,7 +158,7 @@ def decode_outputs(spec: ModelSpec, asked: Sequence[str], gates: bool) -> tuple[
 
 def decode_constants(spec: ModelSpec, tensors: Sequence[tensor_pb2.Tensor]) -> Row:
     """The constant inputs of a session, in the model's order."""
-    return _decode_tensors("constants", spec.constants, tensors, 0)[0]
+    return decode_tensors("constants", spec.constants, tensors, 0)[0]
 
 
 def decode_timestep(message: cell_pb.Timestep, spec: ModelSpec, unnumbered: bool, max_timesteps: int) -> Timestep:
@@ -200,7 +179,7 @@ def decode_timestep(message: cell_pb.Timestep, spec: ModelSpec, unnumbered: bool
         raise invalid("timesteps", f"at most {max_timesteps}")
     if step + timesteps > MAX_STEP:
         raise invalid("timesteps", f"the last step at most {MAX_STEP}")
-    return Timestep(step, timesteps, _decode_tensors("inputs", spec.inputs, message.inputs, timesteps))
+    return Timestep(step, timesteps, decode_tensors("inputs", spec.inputs, message.inputs, timesteps))
 
 
 def decode_stream(message: cell_pb.StreamRequest | Unreadable) -> cell_pb.StreamRequest:
@@ -219,118 +198,8 @@ def first_message(message: cell_pb.StreamRequest | Unreadable) -> cell_pb.Open:
     return request.open
 
 
-def _decode_tensors(
-    field: str, specs: Sequence[InputSpec], tensors: Sequence[tensor_pb2.Tensor], timesteps: int
-) -> tuple[Row, ...]:
-    """One Row a timestep: each tensor checked against its spec."""
-    if len(tensors) == 1 and len(specs) == 1 and tensors[0].name in ("", specs[0].name):
-        ordered: Iterable[tensor_pb2.Tensor] = tensors
-    else:
-        ordered = _in_order(field, specs, tensors)
-    columns = [_checked(spec, tensor, timesteps) for spec, tensor in zip(specs, ordered, strict=True)]
-    if timesteps == 0:
-        return (tuple(columns),)
-    return tuple(
-        tuple(column[at * spec.nbytes : (at + 1) * spec.nbytes] for spec, column in zip(specs, columns, strict=True))
-        for at in range(timesteps)
-    )
-
-
-def _in_order(field: str, specs: Sequence[InputSpec], tensors: Sequence[tensor_pb2.Tensor]) -> list[tensor_pb2.Tensor]:
-    names = [spec.name for spec in specs]
-    if not any(tensor.name for tensor in tensors):
-        if len(tensors) != len(specs):
-            raise invalid(field, f"{len(specs)} tensors ({', '.join(names)}), {len(tensors)} given")
-        return list(tensors)
-    by_name: dict[str, tensor_pb2.Tensor] = {}
-    for tensor in tensors:
-        if tensor.name not in names:
-            raise invalid(field, f"names of {', '.join(names) or 'none'}; another one given")
-        if tensor.name in by_name:
-            raise invalid(f"{field}.{tensor.name}", "once")
-        by_name[tensor.name] = tensor
-    for name in names:
-        if name not in by_name:
-            raise invalid(f"{field}.{name}", "a tensor; it is missing")
-    return [by_name[name] for name in names]
-
-
-def _checked(spec: InputSpec, tensor: tensor_pb2.Tensor, timesteps: int) -> bytes:
-    """The raw bytes of a tensor that is what its spec says."""
-    field = f"inputs.{spec.name}"
-    if DTYPES.get(tensor.dtype) != spec.dtype:
-        raise invalid(f"{field}.dtype", f"DATA_TYPE_{spec.dtype.name.upper()}")
-    shape = tuple(tensor.shape)
-    expected = (timesteps, *spec.shape) if timesteps else spec.shape
-    if shape != expected:
-        raise invalid(f"{field}.shape", f"{list(expected)}{'' if timesteps else ' without a batch axis'}")
-    data = tensor.data
-    if len(data) != prod(expected) * spec.dtype.itemsize:
-        raise invalid(f"{field}.data", f"{prod(expected) * spec.dtype.itemsize} bytes, {len(data)} given")
-    kind = spec.dtype.kind
-    if kind == "f":
-        if not np.isfinite(np.frombuffer(data, spec.dtype)).all():
-            raise invalid(f"{field}.data", "finite numbers")
-    elif kind == "b":
-        if np.frombuffer(data, np.uint8).max(initial=0) > 1:
-            raise invalid(f"{field}.data", "booleans of 0 or 1")
-    elif spec.low is not None or spec.high is not None:
-        values = np.frombuffer(data, spec.dtype)
-        low = spec.low if spec.low is not None else np.iinfo(spec.dtype).min
-        high = spec.high if spec.high is not None else np.iinfo(spec.dtype).max
-        if values.min() < low or values.max() > high:
-            raise invalid(f"{field}.data", f"integers from {low} to {high}")
-    return data
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _tag(field: int) -> bytes:
-    return _varint(field << 3 | 2)
-
-
-_REPLY_IN_STREAM = _tag(cell_pb.StreamResponse.REPLY_FIELD_NUMBER)
-_OUTPUTS_IN_REPLY = _tag(cell_pb.Reply.OUTPUTS_FIELD_NUMBER)
-_TENSOR_IN_OUTPUTS = _tag(tensor_pb2.Outputs.TENSORS_FIELD_NUMBER)
-_DATA_IN_TENSOR = _tag(tensor_pb2.Tensor.DATA_FIELD_NUMBER)
-
-
-class OutputsEncoder:
-    """Makes the serialized Outputs of one selection of a model's outputs: all but the numbers is written once."""
-
-    def __init__(self, spec: ModelSpec, names: Sequence[str]) -> None:
-        every = [*spec.outputs, *spec.gates]
-        self._chosen = [(at, tensor) for at, tensor in enumerate(every) if tensor.name in names]
-        self._heads = {0: self._head(0)}
-
-    def __call__(self, timesteps: int, rows: Sequence[Row]) -> bytes:
-        """`rows` holds the outputs and gates of each timestep; `timesteps` as in values.Timestep."""
-        heads = self._heads.get(timesteps)
-        if heads is None:
-            heads = self._heads[timesteps] = self._head(timesteps)
-        parts = []
-        for (at, _), head in zip(self._chosen, heads, strict=True):
-            parts.append(head)
-            parts.extend(row[at] for row in rows)
-        return b"".join(parts)
-
-    def _head(self, timesteps: int) -> list[bytes]:
-        """What stands before the data of each tensor; protobuf's form, so that no message is built a timestep."""
-        heads = []
-        for _, tensor in self._chosen:
-            shape = (timesteps, *tensor.shape) if timesteps else tensor.shape
-            data_bytes = tensor.nbytes * max(1, timesteps)
-            message = tensor_pb2.Tensor(name=tensor.name, dtype=WIRE_TYPES[tensor.dtype], shape=shape)
-            head = message.SerializeToString() + _DATA_IN_TENSOR + _varint(data_bytes)
-            heads.append(_TENSOR_IN_OUTPUTS + _varint(len(head) + data_bytes) + head)
-        return heads
+_REPLY_IN_STREAM = tag(cell_pb.StreamResponse.REPLY_FIELD_NUMBER)
+_OUTPUTS_IN_REPLY = tag(cell_pb.Reply.OUTPUTS_FIELD_NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,13 +224,13 @@ def _reply_bytes(reply: Reply) -> bytes:
         replayed=reply.replayed,
         timesteps=reply.timesteps,
     ).SerializeToString()
-    return b"".join((head, _OUTPUTS_IN_REPLY, _varint(len(reply.outputs)), reply.outputs))
+    return b"".join((head, _OUTPUTS_IN_REPLY, varint(len(reply.outputs)), reply.outputs))
 
 
 def encode_reply(reply: Reply) -> bytes:
     """A serialized StreamResponse with the reply; its outputs go out byte for byte as they are stored."""
     body = _reply_bytes(reply)
-    return b"".join((_REPLY_IN_STREAM, _varint(len(body)), body))
+    return b"".join((_REPLY_IN_STREAM, varint(len(body)), body))
 
 
 def reply_message(reply: Reply) -> cell_pb.Reply:
@@ -374,11 +243,6 @@ def duration(seconds: float) -> Duration:
     result = Duration()
     result.FromMilliseconds(max(0, round(seconds * 1000)))
     return result
-
-
-def tensor_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
-    """What a client is told of a tensor."""
-    return tensor_pb2.TensorSpec(name=spec.name, dtype=WIRE_TYPES[spec.dtype], shape=spec.shape)
 
 
 def encode_status(error: CellwireError) -> Status:

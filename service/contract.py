@@ -281,9 +281,9 @@ def _max_batch(wiring: _Wiring, tensors: Iterable[TensorSpec]) -> int:
         elif port.dims is not None and isinstance(port.dims[spec.batch_axis], int):
             alone = f"the batch of {spec.name!r} is fixed to 1"
     batches = {
-        wiring.inputs[s.name].dims[s.batch_axis]
-        for s in tensors  # type: ignore[index]
-        if s.batch_axis is not None and s.name in wiring.inputs and wiring.inputs[s.name].dims
+        dims[spec.batch_axis]
+        for spec in tensors
+        if spec.batch_axis is not None and spec.name in wiring.inputs and (dims := wiring.inputs[spec.name].dims)
     }
     for name in wiring.manifest.fixed:
         if any(isinstance(dim, str) and dim in batches for dim in wiring.inputs[name].dims or ()):

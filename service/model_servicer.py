@@ -5,7 +5,8 @@ from typing import Any
 from cellwire.v1 import model_service_pb2 as pb
 from cellwire.v1 import model_service_pb2_grpc
 from service.cells import Cells
-from service.codec import duration, tensor_spec
+from service.codec import duration
+from service.tensors import tensor_spec
 from service.values import ModelSpec
 
 

@@ -32,7 +32,7 @@ def remarks(model: onnx.ModelProto, state_inputs: Collection[str]) -> list[Remar
     return [
         Remark(f"{node.op_type} {node.name or '(unnamed)'}", detail, refused)
         for node in nodes(model)
-        if node.op_type in RECURRENT and id(node) not in excused
+        if node.op_type in RECURRENT and tuple(node.output) not in excused
         for detail, refused in _of(node, origins, state_inputs, from_pytorch)
     ]
 
@@ -55,12 +55,12 @@ def _of(
         yield "linear_before_reset 0 from PyTorch, 1 expected: its numbers are likely wrong", False
 
 
-def _spare_branches(model: onnx.ModelProto, origins: "_Origins", state_inputs: set[str]) -> set[int]:
+def _spare_branches(model: onnx.ModelProto, origins: "_Origins", state_inputs: set[str]) -> set[tuple[str, ...]]:
     """Operators without a state, where the other branch of their If has the same with one.
 
     PyTorch exports `if state is None: start from zeros` so; a session always takes the other branch.
     """
-    spare: set[int] = set()
+    spare: set[tuple[str, ...]] = set()
     for branching in nodes(model):
         if branching.op_type != "If":
             continue
@@ -70,7 +70,9 @@ def _spare_branches(model: onnx.ModelProto, origins: "_Origins", state_inputs: s
         ]
         fed = [any(origins.reach(node, state_inputs) for node in branch) for branch in branches]
         if any(fed):
-            spare.update(id(n) for branch, reached in zip(branches, fed, strict=True) if not reached for n in branch)
+            spare.update(
+                tuple(n.output) for branch, reached in zip(branches, fed, strict=True) if not reached for n in branch
+            )
     return spare
 
 

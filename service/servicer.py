@@ -19,13 +19,12 @@ from service.codec import (
     encode_refused,
     encode_reply,
     first_message,
-    invalid,
     reply_message,
-    tensor_spec,
 )
 from service.errors import AlreadyOpen, CellwireError, Draining, Unsupported
 from service.session import Session
 from service.sessions import OpenedSession, Sessions
+from service.tensors import invalid, tensor_spec
 from service.values import Timestep
 
 LONGEST_CALL = 10.0

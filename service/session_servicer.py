@@ -9,10 +9,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cellwire.v1 import session_service_pb2 as pb
 from cellwire.v1 import session_service_pb2_grpc
 from service.calls import Calls
-from service.codec import TOKEN_BYTES, OpenRequest, decode_session_id, duration, invalid
+from service.codec import TOKEN_BYTES, OpenRequest, decode_session_id, duration
 from service.errors import SessionClosed, SessionUnknown, Unsupported
 from service.scripts import Mode, Seen
 from service.store import Store
+from service.tensors import invalid
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000

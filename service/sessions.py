@@ -14,12 +14,13 @@ import structlog
 from service import metrics
 from service.batcher import Batcher
 from service.cells import Cells, LoadedCell
-from service.codec import TOKEN_BYTES, OpenRequest, decode_constants, decode_outputs, invalid
+from service.codec import TOKEN_BYTES, OpenRequest, decode_constants, decode_outputs
 from service.errors import CellwireError, Draining, Superseded
 from service.records import Options, encode_options, encode_state
 from service.scripts import NONCE_BYTES, Claim, Commit, Granted, Mode, Owner, Release
 from service.session import Session, Terms
 from service.store import Store, Write
+from service.tensors import invalid
 from service.values import ZERO_DIGEST, chain_origin, incarnation_of
 
 logger = structlog.get_logger(__name__)
