@@ -111,7 +111,11 @@ class Cells:
         versions = self.versions(name)
         if not versions or (version and version not in versions):
             raise ModelUnknown("no such model", resource=("cellwire.v1.Model", name[:128]))
-        return self._loaded.get((name, version or versions[-1])) or await self._load(name, version or versions[-1])
+        wanted = version or versions[-1]
+        try:
+            return self._loaded.get((name, wanted)) or await self._load(name, wanted)
+        except ModelRefused:
+            raise ModelUnknown("no such model", resource=("cellwire.v1.Model", name)) from None
 
     async def of_session(self, key: str) -> LoadedCell:
         """The very version that a stored session belongs to.
@@ -122,7 +126,7 @@ class Cells:
         name, version, _ = key.split("/")
         try:
             cell = await self.get(name, version)
-        except (ModelUnknown, ModelRefused):
+        except ModelUnknown:
             raise ModelNotHere(f"model {name}, version {version} cannot be served here", retry_after=1.0) from None
         return cell
 

@@ -56,6 +56,8 @@ class Link:
         self._connection: AbstractConnection = pool.make_connection()
         self._timeout = timeout
         self._busy = asyncio.Lock()
+        self._gave_up = False
+        """The last call found nobody: until one does, calls try once instead of queueing up for their deadlines."""
 
     async def aclose(self) -> None:
         """Closes the connection."""
@@ -80,14 +82,17 @@ class Link:
             while True:
                 try:
                     async with asyncio.timeout(self._timeout * 2):
-                        return await self._once(script, command, tag, len(keys))
+                        answers = await self._once(script, command, tag, len(keys))
+                    self._gave_up = False
+                    return answers
                 except BaseException as error:
                     await self._connection.disconnect(nowait=True)
                     if not isinstance(error, RedisError | OSError | TimeoutError):
                         raise
                     kind = type(error).__name__
                     metrics.STORE_ERRORS.labels(kind).inc()
-                    if time.monotonic() + pause > deadline:
+                    if self._gave_up or time.monotonic() + pause > deadline:
+                        self._gave_up = True
                         logger.warning("store.gave_up", script=script.name, items=len(keys), kind=kind)
                         raise StoreUnavailable("the store does not answer", retry_after=RETRY_AFTER) from None
                 await asyncio.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))

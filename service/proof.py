@@ -28,7 +28,7 @@ WHOLE_TIMESTEPS = 8
 MOVING_STEPS = 8
 SEED = 20261123
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 Status = Literal["ok", "warning", "failed"]
 
 
@@ -63,7 +63,7 @@ def load(repository: Repository, name: str, version: str = "") -> Cell:
     proof = prove(cell, repository.graph(name, spec.version))
     for check in proof.checks:
         if check.status == "warning":
-            log.warning("model_proof", model=proof.model, check=check.name, detail=check.detail)
+            logger.warning("model.proof", model=proof.model, check=check.name, detail=check.detail)
     if (failed := proof.failed) is not None:
         raise ModelRefused(f"{proof.model}: {failed.name}: {failed.detail}")
     if proof.max_batch != spec.max_batch:

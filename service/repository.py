@@ -195,4 +195,4 @@ def _numeric(version: str) -> list[tuple[int, int | str]]:
 
 
 def _unknown(name: str) -> ModelUnknown:
-    return ModelUnknown("no such model", resource=("model", name[:130]))
+    return ModelUnknown("no such model", resource=("cellwire.v1.Model", name[:128]))

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from service import metrics
 from service.batcher import Batcher
 from service.cells import LoadedCell
@@ -36,6 +38,8 @@ from service.scripts import Close, Commit, Granted, Heartbeat, Owner
 from service.store import Write
 from service.values import CellWork, ModelSpec, Row, Timestep, chain
 
+logger = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -62,8 +66,15 @@ class Session:
     """
 
     def __init__(
-        self, owner: Owner, cell: LoadedCell, granted: Granted, terms: Terms, writes: Batcher[Write, int]
+        self,
+        session_id: str,
+        owner: Owner,
+        cell: LoadedCell,
+        granted: Granted,
+        terms: Terms,
+        writes: Batcher[Write, int],
     ) -> None:
+        self.session_id = session_id
         self.owner = owner
         self.cell = cell
         self.step_number = granted.step
@@ -203,6 +214,7 @@ class Session:
             self.end(error if isinstance(error, CellwireError) else None)
             raise
         self.end(SessionClosed("the session was closed", position=self.position))
+        logger.info("session.closed", session_id=self.session_id, epoch=self.owner.epoch, step=step)
         return closed
 
     def heartbeat(self) -> Heartbeat:
@@ -217,5 +229,6 @@ class Session:
         """The claim is gone: ends the Session and tells who waits on it."""
         if not self.ended:
             self.end(error)
+            logger.info("session.lost", session_id=self.session_id, epoch=self.owner.epoch, reason=error.reason)
             if self.on_lost:
                 self.on_lost(error)

@@ -125,7 +125,7 @@ class Sessions:
             of_session = (
                 cell if cell and cell.spec.key == granted.model else await self._cells.of_session(granted.model)
             )
-            session = Session(owner, of_session, granted, self.terms, self.writes)
+            session = Session(request.session_id, owner, of_session, granted, self.terms, self.writes)
         except CellwireError:
             self.spawn(self._release(owner, self.terms.idle_ttl))
             raise
@@ -181,7 +181,7 @@ class Sessions:
         try:
             await self.writes.submit(Release(owner, ttl_ms))
         except CellwireError as error:
-            logger.debug("session.release", epoch=owner.epoch, reason=error.reason)
+            logger.info("session.not_released", epoch=owner.epoch, reason=error.reason)
 
     def _release_unwanted(self, claiming: "asyncio.Task[OpenedSession]") -> None:
         if not claiming.cancelled() and claiming.exception() is None:

@@ -170,6 +170,7 @@ class Store:
         word, step, _ = _words(answer)
         if word not in (b"OK", b"CLOSED"):
             raise _store_error(answer)
+        logger.info("session.killed", session_id=session_id, step=int(step))
         return int(step)
 
     async def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
