@@ -29,7 +29,7 @@ from cellwire.replies import Opened, Resumption
 from cellwire.resume import ResumePoint
 from cellwire.retries import AGAIN, Patience, final, retrying
 from cellwire.targets import Target, Targets
-from cellwire.unanswered import Message, Unanswered
+from cellwire.unanswered import Message, Run, Unanswered
 from cellwire.v1 import cell_service_pb2
 from cellwire.v1.cell_service_pb2 import StreamRequest, StreamResponse
 
@@ -86,17 +86,19 @@ class Line:
             await self.end()
             raise
 
-    async def submit(self, timestep: cell_service_pb2.Timestep) -> Message:
-        """Number a message and send it as soon as there is room in the window."""
+    async def submit(self, timestep: cell_service_pb2.Timestep, run: Run | None = None) -> Message:
+        """Number a message and send it as soon as there is room in the window; raises what ended session or run."""
         if self._closing_since is not None:
             raise SessionClosed("the session was closed by this client")
         await self._room.acquire()
-        if self.failure is not None:
+        over = self.failure or (run and run.refusal)
+        if over:
+            self._told = self._told or self.failure is not None
             self._room.release()  # the next one who waits is told too
-            self._told = True
-            raise self.failure
+            raise over
         answer: asyncio.Future[cell_service_pb2.Reply] = asyncio.get_running_loop().create_future()
-        message = Message(StreamRequest(timestep=timestep), max(timestep.timesteps, 1), answer, self._clock())
+        request = StreamRequest(timestep=timestep)
+        message = Message(request, max(timestep.timesteps, 1), answer, self._clock(), run)
         self._unanswered.add(message)
         self._more.set()
         return message
@@ -275,16 +277,14 @@ class Line:
         message = self._unanswered.sent_at(refused.step)
         if message is None:
             raise error if error.remedy is Remedy.SURFACE else Disconnected(f"out of turn: {error}")
-        if error.remedy is Remedy.BACK and message is not self._unanswered.oldest:
+        behind = self._unanswered.going_back or message is not self._unanswered.oldest
+        if error.remedy is Remedy.BACK and behind:
             self._unanswered.go_back(message)
         elif error.remedy is Remedy.LATER and self._clock() - message.since < self._patience.give_up:
             self._pause = max(error.retry_after or 0.0, random.uniform(0.0, 0.1))  # noqa: S311  jitter
             self._unanswered.go_back(message)
         elif error.remedy is Remedy.SKIP:
-            self._unanswered.withdraw(message)
-            if not message.answer.done():
-                message.answer.set_exception(error)
-                message.answer.exception()  # seen, also if nobody asks for it any more
+            self._unanswered.withdraw(message, error)
         else:
             raise final(error, self._patience) if error.remedy is Remedy.LATER else error
         self._more.set()

@@ -1,22 +1,21 @@
 """A session as an application sees it: frames in, replies out, each exactly once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from cellwire.frames import Frames, grouped
 from cellwire.line import Line
 from cellwire.replies import Opened, Reply, Resumption
 from cellwire.resume import ResumePoint
 from cellwire.retries import Patience
 from cellwire.targets import Targets
 from cellwire.tensors import Frame, TensorSpec, encode_frame, stack_frames
-from cellwire.unanswered import Message
+from cellwire.unanswered import Message, Run
 from cellwire.v1.cell_service_pb2 import Open, Timestep
-
-Frames = Iterable[Frame] | AsyncIterable[Frame]
 
 
 class Session:
@@ -123,6 +122,8 @@ class Session:
         finally:
             feeder.cancel()
             await asyncio.wait({feeder})
+            if not feeder.cancelled():
+                feeder.exception()  # seen: what ended the stream is raised already
             self._feeders.discard(feeder)
             while message is not None:  # nobody waits for these any more
                 message.answer.cancel()
@@ -131,38 +132,17 @@ class Session:
     async def _feed(
         self, frames: Frames, timesteps: int, sent: asyncio.Queue[Message | None], room: asyncio.Semaphore
     ) -> None:
-        async with aclosing(_grouped(frames, timesteps)) as groups:
+        run = Run()
+        async with aclosing(grouped(frames, timesteps)) as groups:
             async for group in groups:
                 frame = stack_frames(group, self._specs) if timesteps else group[0]
                 await room.acquire()
-                sent.put_nowait(await self._submit(frame, len(group) if timesteps else 0))
+                sent.put_nowait(await self._submit(frame, len(group) if timesteps else 0, run))
 
-    async def _submit(self, frame: Frame, timesteps: int) -> Message:
-        return await self._line.submit(Timestep(timesteps=timesteps, inputs=encode_frame(frame, self._specs)))
+    async def _submit(self, frame: Frame, timesteps: int, run: Run | None = None) -> Message:
+        return await self._line.submit(Timestep(timesteps=timesteps, inputs=encode_frame(frame, self._specs)), run)
 
     async def _deliver(self, message: Message) -> Reply:
         reply = await message.answer
         self._delivered = (reply.step, reply.h)
         return Reply.of(reply, self._line.outputs)
-
-
-async def _grouped(frames: Frames, timesteps: int) -> AsyncGenerator[list[Frame], None]:
-    """The frames in lists of T, the last one shorter; single ones without T."""
-    group: list[Frame] = []
-    async with aclosing(_each(frames)) as source:
-        async for frame in source:
-            group.append(frame)
-            if len(group) >= timesteps:
-                yield group
-                group = []
-    if group:
-        yield group
-
-
-async def _each(frames: Frames) -> AsyncGenerator[Frame, None]:
-    if isinstance(frames, AsyncIterable):
-        async for frame in frames:
-            yield frame
-    else:
-        for frame in frames:
-            yield frame

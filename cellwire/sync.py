@@ -7,7 +7,7 @@ with Client("localhost:50051") as client, client.session("mic-1", model="silero_
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,13 +15,12 @@ import grpc
 
 from cellwire import client as asynchronous
 from cellwire import session as asynchronous_session
+from cellwire.frames import drawn
 from cellwire.replies import Model, Opened, Reply, Resumption
 from cellwire.resume import ResumePoint
 from cellwire.tensors import Frame
 
 _Answer = TypeVar("_Answer")
-_AHEAD = 8
-"""Frames drawn from a source before the session takes them."""
 
 
 class Client:
@@ -132,7 +131,7 @@ class Session:
 
         `frames` is iterated in a thread of its own, so it may wait (for a microphone, a socket).
         """
-        source = _drawn(frames)
+        source = drawn(frames)
         replies = self._session.stream(source, timesteps=timesteps)
 
         async def following() -> Reply | None:
@@ -147,42 +146,3 @@ class Session:
                 yield reply
         finally:
             self._client.wait(leave())
-
-
-async def _drawn(frames: Iterable[Frame]) -> AsyncGenerator[Frame, None]:
-    """The frames of a source that may wait, drawn by a thread that ends when nobody wants more."""
-    loop = asyncio.get_running_loop()
-    drawn: asyncio.Queue[tuple[Frame | None, BaseException | None, bool]] = asyncio.Queue()
-    ahead = threading.Semaphore(_AHEAD)
-    left = threading.Event()
-
-    def put(frame: Frame | None, error: BaseException | None, more: bool) -> bool:
-        ahead.acquire()
-        if not left.is_set():
-            loop.call_soon_threadsafe(drawn.put_nowait, (frame, error, more))
-        return not left.is_set()
-
-    def draw() -> None:
-        try:
-            for frame in frames:
-                if not put(frame, None, True):
-                    return
-        except BaseException as error:  # the session's side raises it
-            put(None, error, False)
-        else:
-            put(None, None, False)
-
-    threading.Thread(target=draw, name="cellwire frames", daemon=True).start()
-    try:
-        while True:
-            frame, error, more = await drawn.get()
-            ahead.release()
-            if error is not None:
-                raise error
-            if not more:
-                return
-            assert frame is not None  # noqa: S101  for the type checker
-            yield frame
-    finally:
-        left.set()
-        ahead.release()

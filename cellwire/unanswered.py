@@ -13,6 +13,13 @@ from cellwire.v1 import cell_service_pb2
 
 
 @dataclass(eq=False, slots=True)
+class Run:
+    """Messages that were given one behind the other: if one is refused for good, none behind it is executed."""
+
+    refusal: BaseException | None = None
+
+
+@dataclass(eq=False, slots=True)
 class Message:
     """One timestep, or T consecutive ones, on its way to a reply."""
 
@@ -22,6 +29,9 @@ class Message:
     answer: "asyncio.Future[cell_service_pb2.Reply]"
     since: float
     """When the application gave it; the event loop's clock."""
+    run: Run | None = None
+    sent_step: int = 0
+    """The number under which the current stream got it, should it have another one by now."""
     on_stream: bool = False
     """Sent on the current stream, which has not answered it."""
     in_doubt: bool = False
@@ -80,7 +90,7 @@ class Unanswered:
         self._take_back()
         for message in self._messages:
             if not message.on_stream:
-                message.on_stream = True
+                message.on_stream, message.sent_step = True, message.step
                 return message
         return None
 
@@ -99,11 +109,8 @@ class Unanswered:
         return message
 
     def sent_at(self, step: int) -> Message | None:
-        """The message on the current stream that begins at (or, told so, ends with) this number."""
-        for message in self._messages:
-            if message.on_stream and step in (message.step, message.last_step):
-                return message
-        return None
+        """The message that the current stream got under this number and still owes an answer to."""
+        return next((each for each in self._messages if each.on_stream and each.sent_step == step), None)
 
     def may_have_reached(self, step: int) -> bool:
         """Whether a message in doubt ends with this number."""
@@ -117,17 +124,26 @@ class Unanswered:
             if later.step >= message.step:
                 later.in_doubt = False
 
-    def withdraw(self, message: Message) -> None:
-        """The message was refused for good: its number goes to the next one. What is behind it is sent again."""
+    def withdraw(self, message: Message, refusal: BaseException) -> None:
+        """The message was refused for good: its number goes to the next one that is not of the same run."""
         self.go_back(message)
+        if message.run is not None:
+            message.run.refusal = refusal
+        for later in self._messages:
+            if later is not message and message.run is not None and later.run is message.run:
+                later.answer.cancel()
+        if not message.answer.done():
+            message.answer.set_exception(refusal)
+            message.answer.exception()  # seen, also if nobody asks for it any more
         self._remove(message)
         self._number_again()
 
     def stream_ended(self) -> None:
         """What the stream did not answer is in doubt, and to be sent again on the next one."""
+        reached = True  # not behind one that was refused or never sent
         for message in self._messages:
-            message.in_doubt = message.in_doubt or message.on_stream
-            message.on_stream = False
+            reached = reached and (message.in_doubt or message.on_stream)
+            message.in_doubt, message.on_stream = reached, False
         self.going_back = False
 
     def fail(self, error: BaseException) -> bool:

@@ -1,0 +1,8 @@
+"""The command line `cellwire`: the only part of the client's package that knows the service and the models."""
+
+
+def main() -> None:
+    """Entry point."""
+    from cellwire.cli.app import app  # what a command needs is imported by that command
+
+    app()
