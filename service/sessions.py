@@ -100,8 +100,9 @@ class Sessions:
 
     def release(self, session: Session) -> None:
         """Gives the lease up, if the claim still has one to give."""
-        session.end(None)
-        self.spawn(self._release(session.owner, session.ttl_ms))
+        if not session.closed:
+            session.end(None)
+            self.spawn(self._release(session.owner, session.ttl_ms))
 
     def lose_all(self, error: CellwireError) -> None:
         """The store that held them is gone."""
@@ -181,7 +182,7 @@ class Sessions:
         try:
             await self.writes.submit(Release(owner, ttl_ms))
         except CellwireError as error:
-            logger.info("session.not_released", epoch=owner.epoch, reason=error.reason)
+            logger.debug("session.not_released", epoch=owner.epoch, reason=error.reason)
 
     def _release_unwanted(self, claiming: "asyncio.Task[OpenedSession]") -> None:
         if not claiming.cancelled() and claiming.exception() is None:
