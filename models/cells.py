@@ -6,16 +6,31 @@ timestep `x` [batch, inputs] and the state pairs `hidden` -> `hidden_out` (and `
 Equations: the operators LSTM, GRU and RNN of the ONNX standard; linear_before_reset = 1 for GRU, as PyTorch has.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-Kind = Literal["rnn", "lstm", "gru"]
-Activation = Literal["tanh", "sigmoid", "relu"]
+from models.weights import Activation, Head, Kind, Layer, Weights, draw, from_torch
+
+__all__ = [
+    "Activation",
+    "Clock",
+    "Head",
+    "Kind",
+    "Layer",
+    "Scale",
+    "Weights",
+    "build",
+    "checked",
+    "checker",
+    "draw",
+    "from_torch",
+]
+
 Array = np.ndarray
 
 GATES: dict[str, tuple[str, ...]] = {
@@ -24,36 +39,8 @@ GATES: dict[str, tuple[str, ...]] = {
     "rnn": (),
 }
 ONNX_ACTIVATION = {"tanh": "Tanh", "sigmoid": "Sigmoid", "relu": "Relu"}
-# rows of ONNX's blocks in PyTorch's order: LSTM i f g o -> i o f c, GRU r z n -> z r h
-FROM_TORCH = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 OPSET, IR_VERSION = 17, 8
 MODULUS, FACTOR = 2**31 - 1, 1_000_003
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Weights of one layer in ONNX's order of blocks (RNN: i; LSTM: i o f c; GRU: z r h), float32.
-
-    `w` [blocks*hidden, inputs], `r` [blocks*hidden, hidden], `wb` and `rb` [blocks*hidden].
-    """
-
-    w: Array
-    r: Array
-    wb: Array
-    rb: Array
-
-    @property
-    def hidden(self) -> int:
-        """The size of the layer's hidden state."""
-        return int(self.r.shape[1])
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A fully connected layer: y = h @ w.T + b, `w` [outputs, hidden], `b` [outputs]."""
-
-    w: Array
-    b: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,79 +52,21 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """A whole cell in numbers."""
+class Clock:
+    """The last column of x is a time that comes round, such as the hour of the day: it enters as sines and cosines."""
 
-    kind: Kind
-    layers: tuple[Layer, ...]
-    head: Head | None = None
-    activation: Activation = "tanh"
-    """Of an RNN; LSTM and GRU have their own."""
+    period: float
+    harmonics: int
 
+    def columns(self, time: Array) -> Array:
+        """What the cell sees of times [..]: [.., 2 * harmonics], as the graph computes it."""
+        angles = np.asarray(time, np.float32)[..., np.newaxis] * self.rates
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
 
-def from_torch(
-    kind: Kind,
-    state_dict: Mapping[str, Array],
-    *,
-    head: str | None = None,
-    prefix: str = "",
-    activation: Activation = "tanh",
-) -> Weights:
-    """Weights from the arrays of an `nn.RNN`, `nn.LSTM` or `nn.GRU` (names begin with `prefix`).
-
-    `head` names the `nn.Linear` after it, for example "head"; without it the cell gives its hidden state.
-    """
-    layers: list[Layer] = []
-    while f"{prefix}weight_ih_l{len(layers)}" in state_dict:
-        if f"{prefix}weight_ih_l{len(layers)}_reverse" in state_dict:
-            raise ValueError("a cell that also runs backwards in time cannot stream")
-        names = [f"{prefix}{part}_l{len(layers)}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        no_bias = np.zeros(len(state_dict[names[1]]), np.float32)  # what bias=False leaves out
-        arrays = [_reorder(kind, np.asarray(state_dict.get(name, no_bias))) for name in names]
-        layers.append(Layer(*arrays))
-    if not layers:
-        raise ValueError(f"weights named {prefix}weight_ih_l0 and so on expected")
-    linear = None
-    if head is not None:
-        w = np.asarray(state_dict[f"{head}.weight"], np.float32)
-        b = np.asarray(state_dict.get(f"{head}.bias", np.zeros(len(w))), np.float32)
-        linear = Head(w, b)
-    return Weights(kind, tuple(layers), linear, activation)
-
-
-def _reorder(kind: Kind, rows: Array) -> Array:
-    order = FROM_TORCH[kind]
-    blocks = np.split(rows.astype(np.float32), len(order))
-    return np.concatenate([blocks[at] for at in order])
-
-
-def draw(
-    kind: Kind,
-    inputs: int,
-    hidden: int,
-    *,
-    layers: int = 1,
-    outputs: int | None = None,
-    activation: Activation = "tanh",
-    seed: int = 0,
-) -> Weights:
-    """Random weights for tests and trials; those of an RNN contract, so that rounding does not grow over time."""
-    random = np.random.default_rng(seed)
-    blocks = {"rnn": 1, "lstm": 4, "gru": 3}[kind]
-
-    def part(*shape: int) -> Array:
-        return random.uniform(-1, 1, shape).astype(np.float32)
-
-    drawn = []
-    for layer in range(layers):
-        size = inputs if layer == 0 else hidden
-        r = part(blocks * hidden, hidden) / np.float32(np.sqrt(hidden))
-        if kind == "rnn":
-            r *= np.float32(0.5) / np.linalg.norm(r, 2).astype(np.float32)
-        w = part(blocks * hidden, size) / np.float32(np.sqrt(size))
-        drawn.append(Layer(w, r, part(blocks * hidden), part(blocks * hidden)))
-    head = None if outputs is None else Head(part(outputs, hidden), part(outputs))
-    return Weights(kind, tuple(drawn), head, activation)
+    @property
+    def rates(self) -> Array:
+        """Radians per unit of time, one a harmonic."""
+        return (np.arange(1, self.harmonics + 1) * 2 * np.pi / self.period).astype(np.float32)
 
 
 def build(
@@ -146,19 +75,20 @@ def build(
     gates: bool = False,
     sequence: bool = False,
     scale: Scale | None = None,
+    clock: Clock | None = None,
     residual: bool = False,
 ) -> onnx.ModelProto:
     """The cell as a graph of one timestep; with `sequence` the same cell over [batch, time, inputs] at once.
 
     `gates` adds the gates of every layer as outputs [batch, layers, hidden], computed beside the operator
     (only for one timestep). `scale` normalises x, and brings y back to raw units if the cell is `residual`:
-    then its head gives only what is to be added to x, for forecasters.
+    then its head gives only what is to be added to x, for forecasters. `clock` adds a last column to x.
     """
     if gates and sequence:
         raise ValueError("gates are of one timestep")
     graph = _Graph()
-    first = _normalised(graph, scale)
-    x = graph.node("Transpose", first, perm=[1, 0, 2]) if sequence else graph.node("Unsqueeze", first, graph.ints([0]))
+    first, x = _features(graph, scale, clock)
+    x = graph.node("Transpose", x, perm=[1, 0, 2]) if sequence else graph.node("Unsqueeze", x, graph.ints([0]))
     states = ["hidden", "cell"] if weights.kind == "lstm" else ["hidden"]
     before = {name: _layer_states(graph, name, len(weights.layers)) for name in states}
     after: dict[str, list[str]] = {name: [] for name in states}
@@ -181,7 +111,8 @@ def build(
     if residual:
         x = _raw(graph, graph.node("Add", first, x), scale)
     graph.node("Identity", x, into="y")
-    return _model(graph, weights, states, list(opened) if gates else [], sequence)
+    width = weights.layers[0].w.shape[1] - (0 if clock is None else 2 * clock.harmonics - 1)
+    return _model(graph, weights, width, states, list(opened) if gates else [], sequence)
 
 
 def checker() -> onnx.ModelProto:
@@ -255,10 +186,19 @@ def _value(name: str, dims: Sequence[str | int], elem_type: int = TensorProto.FL
     return helper.make_tensor_value_info(name, elem_type, list(dims))
 
 
-def _normalised(graph: _Graph, scale: Scale | None) -> str:
-    if scale is None:
-        return "x"
-    return graph.node("Div", graph.node("Sub", "x", graph.floats(scale.mean)), graph.floats(scale.deviation))
+def _features(graph: _Graph, scale: Scale | None, clock: Clock | None) -> tuple[str, str]:
+    """The normalised values of x, and these with the clock's columns: what the first layer sees."""
+    values = "x"
+    if clock is not None:
+        values = graph.node("Slice", "x", graph.ints([0]), graph.ints([-1]), graph.ints([-1]))
+    if scale is not None:
+        values = graph.node("Sub", values, graph.floats(scale.mean))
+        values = graph.node("Div", values, graph.floats(scale.deviation))
+    if clock is None:
+        return values, values
+    time = graph.node("Slice", "x", graph.ints([-1]), graph.ints([2**31 - 1]), graph.ints([-1]))
+    angles = graph.node("Mul", time, graph.floats(clock.rates))
+    return values, graph.node("Concat", values, graph.node("Sin", angles), graph.node("Cos", angles), axis=-1)
 
 
 def _layer_states(graph: _Graph, name: str, layers: int) -> Sequence[str]:
@@ -320,7 +260,7 @@ def _raw(graph: _Graph, x: str, scale: Scale | None) -> str:
 
 
 def _model(
-    graph: _Graph, weights: Weights, states: Sequence[str], gates: Sequence[str], sequence: bool
+    graph: _Graph, weights: Weights, width: int, states: Sequence[str], gates: Sequence[str], sequence: bool
 ) -> onnx.ModelProto:
     last = weights.layers[-1].hidden
     outputs = last if weights.head is None else len(weights.head.w)
@@ -328,7 +268,7 @@ def _model(
     state: list[str | int] = [len(weights.layers), "batch", last]
     return graph.model(
         weights.kind,
-        [_value("x", [*step, weights.layers[0].w.shape[1]]), *(_value(name, state) for name in states)],
+        [_value("x", [*step, width]), *(_value(name, state) for name in states)],
         [
             _value("y", [*step, outputs]),
             *(_value(f"{name}_out", state) for name in states),

@@ -6,72 +6,18 @@ work and leaves with the result. A session's state is one row of bytes, its tens
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
 import onnxruntime
-from numpy.lib.stride_tricks import sliding_window_view
 
 from service.errors import CellwireError, ModelFailed, NonFinite
-from service.values import CellResult, CellWork, InputSpec, ModelSpec, StateSpec, TensorSpec
-
-Array = np.ndarray
+from service.layout import Array, Layout, Slot, slots_of, widen
+from service.values import CellResult, CellWork, ModelSpec, Row
 
 WARM_RUNS = 5
 WARM_SECONDS = 0.2
-
-
-class _Layout:
-    """Between the rows of sessions [B, (T,) *shape] and the graph's own axes of one tensor."""
-
-    def __init__(self, spec: TensorSpec, time_axis: int | None) -> None:
-        self.spec = spec
-        self.timed = time_axis is not None
-        rank = len(spec.shape) + self.timed + (spec.batch_axis is not None)
-        rows = iter(range(1 + self.timed, 1 + self.timed + len(spec.shape)))
-        # which axis of the rows stands at each axis of the graph
-        order = [0 if a == spec.batch_axis else 1 if a == time_axis else next(rows) for a in range(rank)]
-        self.batched = spec.batch_axis is not None
-        if not self.batched:
-            order.insert(0, 0)
-        self.into = None if order == sorted(order) else order
-        self.back = [order.index(axis) for axis in range(len(order))]
-
-    def to_graph(self, rows: Array) -> Array:
-        """C-contiguous, in the graph's axes."""
-        if self.into is not None:
-            rows = rows.transpose(self.into)
-        if not self.batched:
-            rows = rows[0]
-        return np.ascontiguousarray(rows)
-
-    def to_rows(self, array: Array) -> Array:
-        """The graph's array as [B, (T,) *shape], perhaps a view."""
-        if not self.batched:
-            array = array[np.newaxis]
-        return array if self.into is None else array.transpose(self.back)
-
-    def shape(self, sessions: int, timesteps: int) -> tuple[int, ...]:
-        """What the graph's array must have as rows."""
-        return (sessions, timesteps, *self.spec.shape) if self.timed else (sessions, *self.spec.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """A tensor of the state and its columns in the row."""
-
-    spec: StateSpec
-    layout: _Layout
-    start: int
-    stop: int
-
-    def read(self, rows: Array) -> Array:
-        """This tensor of [B, state bytes], as [B, *shape]."""
-        columns = rows[:, self.start : self.stop]
-        if self.start % self.spec.dtype.itemsize:
-            columns = np.array(columns)  # ONNX Runtime wants its numbers aligned
-        return columns.view(self.spec.dtype).reshape(len(rows), *self.spec.shape)
 
 
 class Cell:
@@ -80,15 +26,21 @@ class Cell:
     def __init__(self, spec: ModelSpec, session: onnxruntime.InferenceSession) -> None:
         self.spec = spec
         self._session = session
-        self._inputs = [(each, _Layout(each, spec.time_axis)) for each in spec.inputs]
-        self._constants = [(each, _Layout(each, None)) for each in spec.constants]
-        self._outputs = [_Layout(each, spec.time_axis) for each in (*spec.outputs, *spec.gates)]
-        slots = _slots(spec.state)
+        self._inputs = [(each, Layout(each, spec.time_axis)) for each in spec.inputs]
+        self._constants = [(each, Layout(each, None)) for each in spec.constants]
+        self._outputs = [Layout(each, spec.time_axis) for each in (*spec.outputs, *spec.gates)]
+        slots = slots_of(spec.state)
         self._slots = [slot for slot in slots if slot.spec.output is not None]
         self._windows = {slot.spec.carried_input: slot for slot in slots if slot.spec.carried_input is not None}
         self._fixed = {each.name: each.value for each in spec.fixed}
+        self._answers = [*self._outputs, *(slot.layout for slot in self._slots)]
         self._names = [each.spec.name for each in self._outputs] + [str(s.spec.output) for s in self._slots]
-        self._profile: list[tuple[int, float]] = []
+        self._width = spec.state_bytes
+        self._seconds: list[float] = []
+
+    def limited(self, max_batch: int) -> "Cell":
+        """The same cell with at most so many sessions a call."""
+        return Cell(replace(self.spec, max_batch=max_batch), self._session)
 
     def run(self, work: Sequence[CellWork]) -> list[CellResult | CellwireError]:
         """One timestep of each session, or T where the graph has a time axis; results in the order of `work`.
@@ -131,7 +83,7 @@ class Cell:
         feeds, _ = self._gather(work)
         return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
 
-    def _gather(self, work: Sequence[CellWork]) -> tuple[dict[str, Array], list[tuple[_Slot, Array]]]:
+    def _gather(self, work: Sequence[CellWork]) -> tuple[dict[str, Array], list[tuple[Slot, Array]]]:
         """The feeds of one call, and the next value of each carry window."""
         feeds = dict(self._fixed)
         count, timesteps = len(work), len(work[0].rows)
@@ -144,7 +96,7 @@ class Cell:
             rows = np.frombuffer(joined, spec.dtype).reshape(layout.shape(count, timesteps))
             if spec.carry:
                 slot = self._windows[spec.name]
-                rows, tail = _widen(spec, slot.read(states), rows, timesteps)
+                rows, tail = widen(spec, slot.read(states), rows, timesteps)
                 tails.append((slot, tail))
             feeds[spec.name] = layout.to_graph(rows)
         for at, (spec, layout) in enumerate(self._constants):
@@ -153,50 +105,43 @@ class Cell:
         return feeds, tails
 
     def _scatter(
-        self, arrays: Sequence[Array], tails: Sequence[tuple[_Slot, Array]], work: Sequence[CellWork]
+        self, arrays: Sequence[Array], tails: Sequence[tuple[Slot, Array]], work: Sequence[CellWork]
     ) -> list[CellResult | CellwireError]:
         """The results of one call, each with bytes of its own."""
-        count, timesteps, width = len(work), len(work[0].rows), self.spec.state_bytes
-        split = len(self._outputs)
-        outputs = [layout.to_rows(array) for layout, array in zip(self._outputs, arrays, strict=False)]
-        nexts = [(s, s.layout.to_rows(array)) for s, array in zip(self._slots, arrays[split:], strict=True)]
-        # a graph that answers in another shape or dtype than declared has failed; its bytes mean nothing
-        if not self._declared(outputs, nexts, count, timesteps):
-            return self._alone(work)
-        nexts += tails
-        poisoned = _poisoned([*outputs, *(array for _, array in nexts)])
-        states = np.empty((count, width), np.uint8)
-        for slot, array in nexts:
-            flat = np.ascontiguousarray(array).reshape(count, -1)
-            states[:, slot.start : slot.stop] = flat.view(np.uint8)
-        state = states.tobytes()
-        columns = [
-            _cut(rows, count * timesteps, layout.spec.nbytes)
-            for rows, layout in zip(outputs, self._outputs, strict=True)
-        ]
+        count, timesteps, width = len(work), len(work[0].rows), self._width
+        answers = [layout.to_rows(array) for layout, array in zip(self._answers, arrays, strict=True)]
+        for layout, rows in zip(self._answers, answers, strict=True):
+            # a graph that answers in another shape or dtype than declared has failed; its bytes mean nothing
+            if rows.shape != layout.shape(count, timesteps) or rows.dtype != layout.dtype:
+                return self._alone(work)
+        outputs, nexts = answers[: len(self._outputs)], answers[len(self._outputs) :]
+        state = self._joined(nexts, tails, count)
+        columns = [_cut(rows, layout.nbytes) for rows, layout in zip(outputs, self._outputs, strict=True)]
         replies = list(zip(*columns, strict=True))
+        spans: list[tuple[Row, ...]] = [(reply,) for reply in replies]
+        if timesteps > 1:
+            spans = [tuple(replies[at : at + timesteps]) for at in range(0, len(replies), timesteps)]
         results: list[CellResult | CellwireError] = [
-            CellResult(state[at * width : (at + 1) * width], tuple(replies[at * timesteps : (at + 1) * timesteps]))
-            for at in range(count)
+            CellResult(state[at * width : (at + 1) * width], span) for at, span in enumerate(spans)
         ]
-        for at in poisoned:
+        for at in _poisoned([*answers, *(tail for _, tail in tails)]):
             results[at] = NonFinite("the model gave a number that is not finite")
         return results
 
-    def _declared(
-        self, outputs: Sequence[Array], nexts: Sequence[tuple[_Slot, Array]], count: int, timesteps: int
-    ) -> bool:
-        return all(
-            rows.shape == layout.shape(count, timesteps) and rows.dtype == layout.spec.dtype
-            for rows, layout in zip(outputs, self._outputs, strict=True)
-        ) and all(rows.shape == (count, *slot.spec.shape) and rows.dtype == slot.spec.dtype for slot, rows in nexts)
+    def _joined(self, nexts: Sequence[Array], tails: Sequence[tuple[Slot, Array]], count: int) -> bytes:
+        """The next states, one row after another."""
+        if len(nexts) == 1 and not tails:
+            return nexts[0].tobytes()
+        states = np.empty((count, self._width), np.uint8)
+        for slot, array in [*zip(self._slots, nexts, strict=True), *tails]:
+            states[:, slot.start : slot.stop] = np.ascontiguousarray(array).reshape(count, -1).view(np.uint8)
+        return states.tobytes()
 
     def seconds(self, batch: int) -> float:
         """How long a call of `batch` sessions should take; infinite before `warm`."""
-        if not self._profile:
+        if not self._seconds:
             return math.inf
-        sizes, times = zip(*self._profile, strict=True)
-        return float(np.interp(batch, sizes, times))
+        return self._seconds[min(batch, len(self._seconds)) - 1]
 
     def warm(self) -> None:
         """Run at batch 1, 2, 4 and up to the largest, so that none is the first, and learn how long each takes."""
@@ -206,7 +151,8 @@ class Cell:
         sizes = [1 << power for power in range(self.spec.max_batch.bit_length())]
         if sizes[-1] != self.spec.max_batch:
             sizes.append(self.spec.max_batch)
-        self._profile = [(size, self._time([work] * size)) for size in sizes]
+        times = [self._time([work] * size) for size in sizes]
+        self._seconds = np.interp(np.arange(1, sizes[-1] + 1), sizes, times).tolist()
 
     def _time(self, work: Sequence[CellWork]) -> float:
         """The median of a few runs, fewer where they are slow; the first one does not count."""
@@ -219,29 +165,9 @@ class Cell:
         return sorted(times)[len(times) // 2]
 
 
-def _slots(specs: Sequence[StateSpec]) -> list[_Slot]:
-    slots, start = [], 0
-    for spec in specs:
-        slots.append(_Slot(spec, _Layout(spec, None), start, start + spec.nbytes))
-        start += spec.nbytes
-    return slots
-
-
-def _widen(spec: InputSpec, carried: Array, rows: Array, timesteps: int) -> tuple[Array, Array]:
-    """The rows with the carry window before each timestep, and the window for the next call."""
-    if rows.ndim == carried.ndim:
-        wide = np.concatenate((carried, rows), axis=-1)
-        return wide, wide[..., -spec.carry :]
-    # [B, T, .., L]: lay the timesteps end to end, then cut a window that reaches back for each
-    line = np.moveaxis(rows, 1, -2).reshape(*carried.shape[:-1], -1)
-    line = np.concatenate((carried, line), axis=-1)
-    windows = sliding_window_view(line, spec.carry + spec.shape[-1], axis=-1)[..., :: spec.shape[-1], :]
-    return np.moveaxis(windows, -2, 1), line[..., -spec.carry :]
-
-
-def _cut(rows: Array, count: int, size: int) -> list[bytes]:
+def _cut(rows: Array, size: int) -> list[bytes]:
     joined = rows.tobytes()
-    return [joined[at * size : (at + 1) * size] for at in range(count)]
+    return [joined[at : at + size] for at in range(0, len(joined), size)]
 
 
 def _poisoned(arrays: Sequence[Array]) -> set[int]:

@@ -24,6 +24,7 @@ from service.manifest import (
     State,
     Tensor,
 )
+from service.numbers import exact, from_file
 from service.values import FixedSpec, InputSpec, ModelSpec, StateSpec, TensorSpec
 from service.wiring import ModelRefused, Place, Port, pair_states, place
 
@@ -61,39 +62,8 @@ class _Wiring:
         if value == "zeros":
             return bytes(spec.nbytes)
         if isinstance(value, InitialFile):
-            return self._from_file(spec, value.file, field)
-        return np.full(spec.shape, self._exact(value, spec.dtype, field), spec.dtype).tobytes()
-
-    def _exact(self, value: object, dtype: np.dtype, field: str) -> np.ndarray:
-        """`value` in `dtype`, refused where that changes an integer or is not a number at all."""
-        try:
-            array = np.array(value)
-            if array.dtype.kind not in "biuf":
-                raise ValueError
-            cast = array.astype(dtype, casting="unsafe" if dtype.kind == "f" else "same_kind")
-            same = np.isfinite(cast).all() if dtype.kind == "f" else np.array_equal(cast, array)
-        except (ValueError, TypeError, OverflowError, RecursionError):
-            same = False
-        if not same:
-            raise ManifestError(f"{self.model}: {field}: a value of dtype {dtype.name} expected")
-        return cast
-
-    def _from_file(self, spec: TensorSpec, name: str, field: str) -> bytes:
-        path = Path(name)
-        expected = f"{self.model}: {field}: a file beside model.yaml with {spec.dtype.name}{list(spec.shape)}"
-        if path.is_absolute() or ".." in path.parts or "\0" in name or (self.folder / path).is_symlink():
-            raise ManifestError(f"{expected} expected, by a plain relative path")
-        try:
-            if path.suffix == ".npy":
-                array = np.load(self.folder / path, allow_pickle=False)
-                content = array.tobytes() if (array.dtype, array.shape) == (spec.dtype, spec.shape) else b""
-            else:
-                content = (self.folder / path).read_bytes()
-        except (OSError, ValueError, EOFError):
-            content = b""
-        if len(content) != spec.nbytes:
-            raise ManifestError(f"{expected} expected")
-        return content
+            return from_file(spec, self.folder, value.file, f"{self.model}: {field}")
+        return np.full(spec.shape, exact(value, spec.dtype, f"{self.model}: {field}"), spec.dtype).tobytes()
 
     def input(self, written: Constant, field: str, *, timed: bool) -> InputSpec:
         port = self.port("input", written.name, written.dtype, field)
@@ -151,7 +121,7 @@ class _Wiring:
         field = f"fixed {name!r}"
         port = self.port("input", name, None, field)
         assert port.dtype is not None  # noqa: S101 (self.port refused it)
-        array = self._exact(value, port.dtype, field)
+        array = exact(value, port.dtype, f"{self.model}: {field}")
         if port.dims is not None and array.ndim == 0 and all(isinstance(dim, int) for dim in port.dims):
             array = np.full([int(dim or 0) for dim in port.dims], array)
         if not port.agrees(Port(name, array.dtype, array.shape)):
