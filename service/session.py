@@ -55,7 +55,7 @@ class Terms:
 
     def ttl(self, spec: ModelSpec) -> int:
         """How long a session of this model is kept without a timestep."""
-        return round(spec.idle_ttl * 1000) if spec.idle_ttl else self.idle_ttl
+        return max(self.tombstone, round(spec.idle_ttl * 1000)) if spec.idle_ttl else self.idle_ttl
 
 
 class Session:
@@ -205,11 +205,15 @@ class Session:
 
         Raises:
             LastStepMismatch: it stands at another step; nothing has changed.
+            StoreFull: refused, nothing has changed.
+            CellwireError: any other; the Session has ended.
         """
         if step != self.step_number:
             raise LastStepMismatch(f"step: the last one is {self.step_number}", position=self.position)
         try:
             closed = await self._writes.submit(Close(self.owner, step, self._terms.tombstone))
+        except StoreFull:
+            raise
         except BaseException as error:
             self.end(error if isinstance(error, CellwireError) else None)
             raise
