@@ -5,11 +5,9 @@
 """
 
 import asyncio
-import hashlib
 import logging
 import random
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -17,17 +15,15 @@ import grpc.aio
 from cellwire.errors import (
     CellwireError,
     Disconnected,
-    LineageMismatch,
-    Position,
     Remedy,
     SessionClosed,
-    StateRegressed,
     from_rpc,
     from_status,
 )
 from cellwire.replies import Opened, Resumption
 from cellwire.resume import ResumePoint
 from cellwire.retries import AGAIN, Patience, final, retrying
+from cellwire.standing import Standing
 from cellwire.targets import Target, Targets
 from cellwire.unanswered import Message, Run, Unanswered
 from cellwire.v1 import cell_service_pb2
@@ -48,13 +44,9 @@ class Line:
     ) -> None:
         self._targets = targets
         self._turn = random.randrange(len(targets))  # noqa: S311  spreads sessions over replicas
-        self._options = options
         self._patience = patience
-        self.point = point
-        """Where the last received reply stands; a secret."""
-        self._found_epoch = point.epoch
+        self.standing = Standing(point, options)
         self._unanswered = Unanswered(point.step, self._release_room)
-        self._ahead: tuple[int, bytes] | None = None
         self._pause = 0.0
         self._closing_since: float | None = None
         self._keep = False
@@ -68,6 +60,11 @@ class Line:
         """The order of tensors without names."""
         self.resumptions: list[Resumption] = []
 
+    @property
+    def session_id(self) -> str:
+        """The id that the session has in the store."""
+        return self.standing.point.session_id
+
     # the application's side
 
     async def start(self) -> None:
@@ -79,7 +76,7 @@ class Line:
         self._room = asyncio.Semaphore(0)
         self._is_open: asyncio.Future[None] = loop.create_future()
         self._is_closed: asyncio.Future[None] = loop.create_future()
-        self._life = asyncio.create_task(self._live(), name=f"cellwire session {self.point.session_id}")
+        self._life = asyncio.create_task(self._live(), name=f"cellwire session {self.session_id}")
         try:
             await self._is_open
         except BaseException:
@@ -139,7 +136,7 @@ class Line:
         step_before = self._unanswered.received_step
         try:
             async with asyncio.timeout(self._patience.open) as self._deadline:
-                await _write(call, StreamRequest(open=self._open()))
+                await _write(call, StreamRequest(open=self.standing.opening()))
                 self._adopt(await _read(call), target)
                 sender = asyncio.create_task(self._send(call))
                 while not self._is_closed.done():
@@ -161,61 +158,25 @@ class Line:
             if failure.remedy not in AGAIN or self._unanswered.received_step == step_before:
                 raise failure
 
-    def _open(self) -> cell_service_pb2.Open:
-        """Create, or claim with everything that this client knows."""
-        opening = cell_service_pb2.Open()
-        opening.CopyFrom(self._options)
-        opening.session_id, opening.create_token = self.point.session_id, self.point.token
-        opening.model, opening.version = self.point.model, self.point.version
-        opening.found_epoch = self._found_epoch
-        opening.metadata = True
-        if self.point.h:
-            opening.resume_point.CopyFrom(self.point.message())
-        if self.point.step:
-            opening.mode = cell_service_pb2.OPEN_MODE_RESUME
-            opening.ClearField("constants")
-        return opening
-
     def _adopt(self, response: StreamResponse, target: Target) -> None:
         """The session is ours: compare where it stands with what we know, before anything is sent."""
         if not response.HasField("opened"):
             raise Disconnected(f"{target.address} did not answer an open")
-        told = response.opened
-        point, first = self.point, self.opened is None
-        position = Position(told.step, told.h, told.epoch, told.incarnation, told.store_id)
-        if not point.h:  # nothing was known of it: it begins where it stands
-            self._unanswered.received_step = told.step
-            point = replace(point, step=told.step, h=told.h, durable_step=told.step)
-        elif told.step < point.step:
-            raise StateRegressed("the store holds an earlier step than was acknowledged", position=position)
-        elif told.step == point.step and told.h != point.h:
-            raise LineageMismatch("another history led to the last received step", position=position)
-        elif told.step > point.step and not first and not self._unanswered.may_have_reached(told.step):
-            raise LineageMismatch("the session stands at a step that this client never sent", position=position)
-        self._ahead = (told.step, told.h) if told.step > point.step else None
-        self._found_epoch = told.epoch
-        mine = hashlib.sha256(point.token).digest()[:16] == told.incarnation
-        self.point = replace(
-            point,
-            token=point.token if mine else told.create_token,  # opened by its id: without proof from now on
-            model=told.model or point.model,
-            version=told.version or point.version,
-            epoch=told.epoch,
-            store_id=told.store_id,
-            incarnation=told.incarnation,
-        )
+        told, first = response.opened, self.opened is None
+        received_step = self.standing.adopt(told, None if first else self._unanswered.may_have_reached)
         self.opened, self.outputs = Opened.of(told, target.address), tuple(told.outputs)
         self._set_deadline(None)
         if first:
+            self._unanswered.received_step = received_step
             for _ in range(max(told.window, 1)):
                 self._room.release()
             self._is_open.set_result(None)
             return
         resent = sum(message.steps for message in self._unanswered)
-        self.resumptions.append(Resumption(target.address, point.step, told.step, resent, self._lost_because))
+        self.resumptions.append(Resumption(target.address, received_step, told.step, resent, self._lost_because))
         _log.info(
             "session %s resumed on %s at step %d (epoch %d): %s",
-            point.session_id, target.address, told.step, told.epoch, self._lost_because,
+            self.session_id, target.address, told.step, told.epoch, self._lost_because,
         )  # fmt: skip
 
     async def _send(self, call: Any) -> None:
@@ -251,22 +212,14 @@ class Line:
         self._set_deadline(self._patience.reply if self._unanswered.on_stream else None)
 
     def _take_reply(self, reply: cell_service_pb2.Reply) -> None:
-        if self._ahead is not None and reply.step >= self._ahead[0]:
-            if self._ahead != (reply.step, reply.h):
-                raise LineageMismatch("a replayed step has another history than the store told")
-            self._ahead = None
+        self.standing.compare(reply)
         try:
             message = self._unanswered.answered(reply.step)
         except ValueError as error:
             raise Disconnected(str(error)) from None
         if message is None:
             return  # answered before: the application has it
-        self.point = replace(
-            self.point,
-            step=reply.step,
-            h=reply.h,
-            durable_step=max(self.point.durable_step, reply.durable_step),
-        )
+        self.standing.receive(reply)
         if not message.answer.done():
             message.answer.set_result(reply)
         if self._unanswered.going_back or (self._closing_since is not None and not self._unanswered):
@@ -305,10 +258,10 @@ class Line:
         if failure.remedy is Remedy.ELSEWHERE:
             self._turn += 1
         elif failure.remedy is Remedy.REOPEN and failure.position is not None:
-            self._found_epoch = failure.position.epoch
+            self.standing.found_epoch = failure.position.epoch
         if failure.remedy is not Remedy.REOPEN:
             self._lost_because = failure.reason
-        _log.debug("session %s left %s: %s", self.point.session_id, target.address, failure.reason)
+        _log.debug("session %s left %s: %s", self.session_id, target.address, failure.reason)
 
     def _gives_up(self) -> bool:
         """Whether someone has waited too long; a session for which nobody waits is kept for ever."""

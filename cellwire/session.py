@@ -36,7 +36,7 @@ class Session:
     @property
     def session_id(self) -> str:
         """The id that the session has in the store."""
-        return self._line.point.session_id
+        return self._line.session_id
 
     @property
     def opened(self) -> Opened:
@@ -62,14 +62,14 @@ class Session:
         A secret; save it (`to_json`) and give it to `Client.session(resume=...)` to go on later or elsewhere.
         """
         if self._delivered is None:
-            return self._line.point
+            return self._line.standing.point
         step, h = self._delivered
-        return replace(self._line.point, step=step, h=h)
+        return replace(self._line.standing.point, step=step, h=h)
 
     async def __aenter__(self) -> Self:
         await self._line.start()
         self._specs = {spec.name: spec for spec in self.opened.inputs}
-        point = self._line.point
+        point = self._line.standing.point
         self._delivered = (point.step, point.h)
         return self
 

@@ -23,15 +23,20 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
+_LOOPBACK = ("localhost:", "127.", "[::1]", "ipv4:127.", "unix:")
+
+
 class Target:
     """One replica (or a name that stands for several): its address, its channel and the services behind it."""
 
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
+        # an http_proxy of the environment cannot reach this machine's loopback
+        options = (*_OPTIONS, ("grpc.enable_http_proxy", int(not address.startswith(_LOOPBACK))))
         if credentials is None:
-            self.channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            self.channel = grpc.aio.insecure_channel(address, options=options)
         else:
-            self.channel = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+            self.channel = grpc.aio.secure_channel(address, credentials, options=options)
         self.cells = cell_service_pb2_grpc.CellServiceStub(self.channel)
         self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(self.channel)

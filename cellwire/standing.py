@@ -1,0 +1,79 @@
+"""What a client knows of its session: enough to claim it anywhere, and to notice another history than its own."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from cellwire.errors import LineageMismatch, Position, StateRegressed
+from cellwire.resume import ResumePoint
+from cellwire.v1 import cell_service_pb2 as pb
+
+
+class Standing:
+    """The resume point as replies and openings move it on. Opens are made from it, and compared with it."""
+
+    def __init__(self, point: ResumePoint, options: pb.Open) -> None:
+        self.point = point
+        """After the last received reply; a secret."""
+        self.found_epoch = point.epoch
+        """The last epoch that the client was told, in an error too."""
+        self._options = options
+        self._ahead: tuple[int, bytes] | None = None
+        """(step, h) of the store where it is ahead of what was received: a replay must lead there."""
+
+    def opening(self) -> pb.Open:
+        """Create, or claim with everything that this client knows."""
+        opening = pb.Open()
+        opening.CopyFrom(self._options)
+        opening.session_id, opening.create_token = self.point.session_id, self.point.token
+        opening.model, opening.version = self.point.model, self.point.version
+        opening.found_epoch = self.found_epoch
+        opening.metadata = True
+        if self.point.h:
+            opening.resume_point.CopyFrom(self.point.message())
+        if self.point.step:
+            opening.mode = pb.OPEN_MODE_RESUME
+            opening.ClearField("constants")
+        return opening
+
+    def adopt(self, told: pb.Opened, may_have_reached: Callable[[int], bool] | None) -> int:
+        """Compare where the session stands with what is known; the step after which the client goes on.
+
+        `may_have_reached` says which steps the unanswered messages may have led to; None: the messages that were
+        on their way are not known, as this program did not send them. Raises StateRegressed, LineageMismatch.
+        """
+        point = self.point
+        position = Position(told.step, told.h, told.epoch, told.incarnation, told.store_id)
+        if not point.h:  # nothing was known of it: it begins where it stands
+            point = replace(point, step=told.step, h=told.h, durable_step=told.step)
+        elif told.step < point.step:
+            raise StateRegressed("the store holds an earlier step than was acknowledged", position=position)
+        elif told.step == point.step and told.h != point.h:
+            raise LineageMismatch("another history led to the last received step", position=position)
+        elif told.step > point.step and may_have_reached is not None and not may_have_reached(told.step):
+            raise LineageMismatch("the session stands at a step that this client never sent", position=position)
+        self._ahead = (told.step, told.h) if told.step > point.step else None
+        self.found_epoch = told.epoch
+        is_mine = hashlib.sha256(point.token).digest()[:16] == told.incarnation
+        self.point = replace(
+            point,
+            token=point.token if is_mine else told.create_token,  # opened by its id: without proof from now on
+            model=told.model or point.model,
+            version=told.version or point.version,
+            epoch=told.epoch,
+            store_id=told.store_id,
+            incarnation=told.incarnation,
+        )
+        return point.step
+
+    def compare(self, reply: pb.Reply) -> None:
+        """A replayed reply must lead to where the store said that the session stands. Raises LineageMismatch."""
+        if self._ahead is not None and reply.step >= self._ahead[0]:
+            if self._ahead != (reply.step, reply.h):
+                raise LineageMismatch("a replayed step has another history than the store told")
+            self._ahead = None
+
+    def receive(self, reply: pb.Reply) -> None:
+        """The next reply in its turn."""
+        durable_step = max(self.point.durable_step, reply.durable_step)
+        self.point = replace(self.point, step=reply.step, h=reply.h, durable_step=durable_step)
