@@ -135,6 +135,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                     metrics.STEP_SECONDS.observe(time.perf_counter() - started)
                     return encode_reply(reply)
                 case "close":
+                    step = request.close.step
                     return await self._close(session, request.close)
             raise AlreadyOpen("a stream opens one session, once")
         except CellwireError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from cellwire.cli.config import load_settings
 from cellwire.cli.exits import Exit, errors, extra, leave
@@ -51,7 +51,7 @@ def list_models(models: Roots = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("model", "versions here", "from", "licence", box=None, header_style="bold")
+    table = Table(Column("model", no_wrap=True), "versions here", "from", "licence", box=None, header_style="bold")
     for row in rows:
         versions = ", ".join(row["here"]) or "[dim]not pulled[/]"
         table.add_row(str(row["model"]), versions, str(row["source"]), str(row["licence"] or ""))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cellwire.cli.exits import told
 from cellwire.client import Client
@@ -48,7 +48,16 @@ def list_sessions(
     if as_json:
         typer.echo(json.dumps([_facts(session) for session in sessions], indent=2))
         return
-    table = Table("session", "model", "step", "held for", "expires in", "state", box=None, header_style="bold")
+    table = Table(
+        Column("session", no_wrap=True),
+        "model",
+        "step",
+        "held for",
+        "expires in",
+        "state",
+        box=None,
+        header_style="bold",
+    )
     for session in sessions:
         facts = _facts(session)
         table.add_row(
