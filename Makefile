@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip -qq --disable-pip-version-check install --no-input
 LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --custom-compile-command "make lock" --python-version 3.11
-SOURCES := service cellwire models tests examples benchmarks
+SOURCES := service cellwire models tests examples
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format lint types floors protos stubs stubs-fresh lock clean

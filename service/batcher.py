@@ -15,7 +15,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LINGER_TURNS = 4
-_Waiting = tuple[Item, asyncio.Future[Result], float]
+_Waiting = tuple[Item, asyncio.Future[Result], float, float]
+"""An item, its waiter, its cost, and when it came."""
 
 
 class Batcher(Generic[Item, Result]):
@@ -61,7 +62,8 @@ class Batcher(Generic[Item, Result]):
         if self._loop is None or self._loop.done():
             future.set_exception(_stopped())
         else:
-            self._waiting.append((item, future, time.perf_counter()))
+            # Costed here: an item that cannot be is its submitter's error and not the loop's.
+            self._waiting.append((item, future, self._cost(item), time.perf_counter()))
             self._arrived.set()
         return future
 
@@ -89,23 +91,24 @@ class Batcher(Generic[Item, Result]):
         batch: list[_Waiting[Item, Result]] = []
         cost = 0.0
         while self._waiting and len(batch) < self._max_items:
-            item, future, since = self._waiting[0]
-            cost += self._cost(item)
+            waiting = self._waiting[0]
+            _, future, its_cost, _ = waiting
+            cost += its_cost
             if batch and cost > self._max_cost:
                 break
             self._waiting.popleft()
             if not future.done():
-                batch.append((item, future, since))
+                batch.append(waiting)
         if not self._waiting:
             self._arrived.clear()
         if batch:
-            self.oldest_wait = time.perf_counter() - batch[0][2]
+            self.oldest_wait = time.perf_counter() - batch[0][3]
         return batch
 
     async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
-        futures = [future for _, future, _ in batch]
+        futures = [future for _, future, _, _ in batch]
         try:
-            results = await self._run([item for item, _, _ in batch])
+            results = await self._run([item for item, _, _, _ in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")
         except CellwireError as error:
@@ -124,7 +127,7 @@ class Batcher(Generic[Item, Result]):
                     future.set_result(result)
 
     def _fail_waiting(self) -> None:
-        _fail([future for _, future, _ in self._waiting], _stopped())
+        _fail([future for _, future, _, _ in self._waiting], _stopped())
         self._waiting.clear()
 
 

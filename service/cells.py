@@ -15,7 +15,7 @@ from service.cell import Cell
 from service.errors import CellwireError, ModelNotHere, ModelUnknown, NonFinite
 from service.proof import load
 from service.repository import Repository
-from service.tensors import OutputsEncoder
+from service.tensors import MAX_NAME, OutputsEncoder
 from service.values import CellResult, CellWork, ModelSpec, shape_signature
 from service.wiring import ModelRefused
 
@@ -85,8 +85,8 @@ class Cells:
             try:
                 await self._load(name, self._repository.versions(name)[-1])
                 keys.extend(self._repository.spec(name, version).key for version in self._repository.versions(name))
-            except (ModelRefused, ModelUnknown):
-                logger.exception("model.refused", model=name)
+            except (ModelRefused, ModelUnknown) as error:
+                logger.error("model.refused", model=name, why=str(error))
         self.served = tuple(keys)
         return self
 
@@ -110,12 +110,12 @@ class Cells:
         """
         versions = self.versions(name)
         if not versions or (version and version not in versions):
-            raise ModelUnknown("no such model", resource=("cellwire.v1.Model", name[:128]))
+            raise _unknown(name, version)
         wanted = version or versions[-1]
         try:
             return self._loaded.get((name, wanted)) or await self._load(name, wanted)
         except ModelRefused:
-            raise ModelUnknown("no such model", resource=("cellwire.v1.Model", name)) from None
+            raise _unknown(name, version) from None
 
     async def of_session(self, key: str) -> LoadedCell:
         """The very version that a stored session belongs to.
@@ -142,3 +142,8 @@ class Cells:
                 logger.info("model.loaded", model=name, version=version, max_batch=cell.spec.max_batch)
                 self._loaded[name, version] = await LoadedCell(cell).__aenter__()
         return self._loaded[name, version]
+
+
+def _unknown(name: str, version: str) -> ModelUnknown:
+    asked = f"{name[:MAX_NAME]}/{version[:MAX_NAME]}" if version else name[:MAX_NAME]
+    return ModelUnknown("no such model", resource=("cellwire.v1.Model", asked))

@@ -23,6 +23,7 @@ from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, ModelSpec, Row, T
 
 DOMAIN = "cellwire"
 SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+VERSION = re.compile(r"[A-Za-z0-9._-]{0,128}")
 TOKEN_BYTES = 16
 
 _Message = TypeVar("_Message", bound=Message)
@@ -98,6 +99,8 @@ def decode_open(message: cell_pb.Open) -> OpenRequest:
     mode = Mode(message.mode) if message.mode else Mode.CREATE_OR_RESUME
     if not message.model and mode is not Mode.RESUME:
         raise invalid("model", "a name, unless the session is resumed")
+    if not VERSION.fullmatch(message.version):
+        raise invalid("version", "up to 128 characters of A-Za-z0-9._-")
     if mode is Mode.RESUME and message.constants:
         raise invalid("constants", "none on a resume: they are kept with the session")
     if message.write_mode == cell_pb.WRITE_MODE_WRITE_BEHIND:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from grpc import StatusCode
 
+RETRY_AFTER = 1.0
+"""Seconds, where nothing better is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -28,7 +31,7 @@ class CellwireError(Exception):
     fields: tuple[tuple[str, str], ...] = ()
     """(field, what was expected) for bad input."""
     retry_after: float | None = None
-    """Seconds."""
+    """Seconds; who is told that something is unavailable or exhausted is always told when to come again."""
     position: Position | None = None
     resource: tuple[str, str] | None = None
     """(type, name) of what was not found."""
@@ -39,6 +42,8 @@ class CellwireError(Exception):
 
     def __post_init__(self) -> None:
         super().__init__(self.message)
+        if self.retry_after is None and self.code in (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED):
+            self.retry_after = RETRY_AFTER
 
 
 @dataclass(eq=False)

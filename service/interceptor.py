@@ -4,6 +4,7 @@ grpc.aio would send an exception's text to the client, and the library's service
 CellwireError becomes its google.rpc.Status, and anything else INTERNAL with fixed text and an id that the log has.
 """
 
+import inspect
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -96,7 +97,11 @@ def _guard(handler: Any, method: str) -> grpc.RpcMethodHandler:
                         readable(request)
                     elif not service.startswith("cellwire."):
                         request = _readable_only(request)
-                    async with aclosing(inner(request, context)) as responses:
+                    answering = inner(request, context)
+                    if inspect.iscoroutine(answering):  # the library's Watch, which writes by itself
+                        await answering
+                        return
+                    async with aclosing(answering) as responses:
                         async for response in responses:
                             yield response
             except CellwireError as error:

@@ -8,7 +8,7 @@ same call goes out again on a new connection until its deadline. redis-py's own 
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -25,8 +25,9 @@ from service.scripts import Item, Script
 logger = structlog.get_logger(__name__)
 
 FIRST_PAUSE, LAST_PAUSE = 0.02, 0.5
-RETRY_AFTER = 1.0
 Answer = bytes | list[bytes]
+Command = Sequence[bytes | int]
+Send = Callable[[Command], Awaitable[object]]
 
 # The store says that nothing was executed, for a reason that passes for all items alike: the call is sent again.
 PASSING = frozenset({b"READONLY", b"MISCONF", b"NOREPLICAS", b"MASTERDOWN", b"CLUSTERDOWN", b"LOADING", b"BUSY"})
@@ -40,10 +41,16 @@ class NotNow(RedisError):
     """The store refuses every call for the moment."""
 
 
+async def _ask_nothing(send: Send) -> None:
+    """The first question on a connection whose store need not be known."""
+
+
 class Link:
     """Calls scripts on one connection of its own, in order."""
 
-    def __init__(self, url: str, timeout: float, name: str) -> None:
+    def __init__(
+        self, url: str, timeout: float, name: str, meet: Callable[[Send], Awaitable[None]] = _ask_nothing
+    ) -> None:
         pool: Any = ConnectionPool.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
@@ -55,6 +62,8 @@ class Link:
         )
         self._connection: AbstractConnection = pool.make_connection()
         self._timeout = timeout
+        self._meet = meet
+        """What is asked first on each new connection."""
         self._busy = asyncio.Lock()
         self._gave_up = False
         """The last call found nobody: until one does, calls try once instead of queueing up for their deadlines."""
@@ -94,13 +103,14 @@ class Link:
                     if self._gave_up or time.monotonic() + pause > deadline:
                         self._gave_up = True
                         logger.warning("store.gave_up", script=script.name, items=len(keys), kind=kind)
-                        raise StoreUnavailable("the store does not answer", retry_after=RETRY_AFTER) from None
+                        raise StoreUnavailable("the store does not answer") from None
                 await asyncio.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))
                 pause = min(2 * pause, LAST_PAUSE)
 
-    async def _once(self, script: Script, command: Sequence[bytes | int], tag: bytes, count: int) -> list[Answer]:
+    async def _once(self, script: Script, command: Command, tag: bytes, count: int) -> list[Answer]:
         if not self._connection.is_connected:
             await self._connection.connect()  # type: ignore[no-untyped-call]
+            await self._meet(self._send)
         try:
             answer = await self._send(command)
         except NoScriptError:
@@ -114,7 +124,7 @@ class Link:
                 raise NotNow(result[6:].decode())
         return answer[1:]
 
-    async def _send(self, command: Sequence[bytes | int]) -> object:
+    async def _send(self, command: Command) -> object:
         await self._connection.send_packed_command(self._connection.pack_command(*command))
         answer = await self._connection.read_response()
         if isinstance(answer, ResponseError):

@@ -99,10 +99,10 @@ def decode_options(spec: ModelSpec, blob: bytes) -> Options:
         StateCorrupt: they are not of this model.
     """
     head, _, raw = blob.partition(b"\n")
-    known = {tensor.name for tensor in (*spec.outputs, *spec.gates)}
+    known = [tensor.name for tensor in (*spec.outputs, *spec.gates)]
     try:
         outputs = json.loads(head)["outputs"]
-        if not outputs or not known.issuperset(outputs):
+        if not outputs or outputs != [name for name in known if name in outputs]:
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise StateCorrupt("the stored open options cannot be read") from None

@@ -11,7 +11,7 @@ from enum import IntEnum
 from importlib.resources import files
 from typing import NamedTuple
 
-from service.values import Checkpoint
+from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint
 
 NONCE_BYTES = 16
 
@@ -294,6 +294,14 @@ class Denied:
     detail: str
 
 
+def _stored(number: bytes) -> int:
+    """A step, epoch, count or time as it is stored."""
+    value = int(number)
+    if not 0 <= value <= MAX_STEP:
+        raise ValueError("a number of the store expected")
+    return value
+
+
 def claim_answer(answer: list[bytes]) -> Granted | Denied:
     """The answer of claim.lua to one item.
 
@@ -302,17 +310,19 @@ def claim_answer(answer: list[bytes]) -> Granted | Denied:
     """
     if answer[0] != b"OK":
         why, epoch, step, h, detail = answer
-        return Denied(why.decode(), int(epoch), int(step), h, detail.decode())
+        return Denied(why.decode(), _stored(epoch), _stored(step), h, detail.decode())
     _, how, epoch, displaced, incarnation, model, step, h, messages, flags, options, state, *ring = answer
+    if (len(incarnation), len(h)) != (DIGEST_BYTES, DIGEST_BYTES):
+        raise ValueError("digests expected")
     return Granted(
         how.decode(),
-        int(epoch),
-        int(displaced),
+        _stored(epoch),
+        _stored(displaced),
         incarnation,
         model.decode(),
-        int(step),
+        _stored(step),
         h,
-        int(messages),
+        _stored(messages),
         flags,
         options,
         state,
@@ -337,19 +347,27 @@ class Seen:
     state_bytes: int
 
 
+_LAST_TIME_MS = 253_402_300_799_000
+"""The end of the year 9999, the last that protobuf's Timestamp knows."""
+
+
 def peek_answer(answer: list[bytes]) -> Seen:
-    """The answer of peek.lua to one item that is there."""
+    """The answer of peek.lua to one item that is there.
+
+    Raises:
+        ValueError, IndexError: it does not have the form of one.
+    """
     _, incarnation, epoch, step, h, model, flags, lease, updated, ttl, state_bytes = answer
     return Seen(
         incarnation,
-        int(epoch),
-        int(step),
+        _stored(epoch),
+        _stored(step),
         h,
         model.decode(),
         b"c" in flags,
         b"u" in flags,
-        int(lease) / 1000,
-        int(updated) / 1000,
+        _stored(lease) / 1000,
+        min(_stored(updated), _LAST_TIME_MS) / 1000,
         max(0, int(ttl)) / 1000,
         int(state_bytes),
     )

@@ -69,7 +69,7 @@ class Server:
         self.admin_port = 0
         self._ready = False
         self._store_seen: float | None = None
-        """When the store was last seen in order; None: not yet."""
+        """When the store was last seen in order; None: not yet, or its settings are wrong."""
         self._fault: str | None = None
         self._hurry = asyncio.Event()
         """Set by a second signal: the drain waits no longer."""
@@ -91,15 +91,17 @@ class Server:
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         # 1
-        self.store = await stack.enter_async_context(
-            Store(
-                settings.store_url.get_secret_value(),
-                settings.tenant,
-                settings.store_timeout,
-                settings.commit_deadline,
-                settings.ephemeral_store,
-            )
+        store = Store(
+            settings.store_url.get_secret_value(),
+            settings.tenant,
+            settings.store_timeout,
+            settings.commit_deadline,
+            settings.ephemeral_store,
         )
+        try:
+            self.store = await stack.enter_async_context(store)
+        except ValueError:  # its text may hold the password
+            raise CannotStart("CELLWIRE_STORE_URL: not the URL of a store") from None
         await self.store.check()
         # 2
         names = [name.strip() for name in settings.load.split(",") if name.strip()]
@@ -120,6 +122,7 @@ class Server:
         self.sessions = await stack.enter_async_context(
             Sessions(self.store, self.cells, terms, settings.max_commits, settings.max_commit_bytes)
         )
+        self.store.on_replaced = self._store_replaced
         calls = Calls(self.sessions, lambda: self.store.condition.store_id, settings.unary_cache)
         # 4
         admin = Admin(settings.admin_host, settings.admin_port, lambda: self._ready)
@@ -135,17 +138,20 @@ class Server:
             self.port = self._grpc.add_insecure_port(f"{settings.host}:{settings.port}")
         except RuntimeError:
             raise CannotStart(f"the gRPC port {settings.host}:{settings.port} cannot be bound") from None
-        await self._grpc.start()
-        stack.push_async_exit(self._drain)
-        # 5
+        # 5, before the port answers: the library's health says SERVING until it is told otherwise
         await self._tell_health("liveness", True)
         await self._tell_readiness()
+        await self._grpc.start()
+        stack.push_async_exit(self._drain)
         leases = Leases(self.sessions, self.store, settings.heartbeat)
         for work in (leases.run(), self._watch_store()):
             task = asyncio.create_task(work)
             stack.push_async_callback(_cancel, task)
         if settings.port_file:
-            settings.port_file.write_text(f"{self.port}\n")
+            try:
+                settings.port_file.write_text(f"{self.port}\n")
+            except OSError:
+                raise CannotStart("CELLWIRE_PORT_FILE: the file cannot be written") from None
         logger.info(
             "server.started", port=self.port, admin_port=self.admin_port, models=self.cells.names(), ready=self._ready
         )
@@ -225,15 +231,17 @@ class Server:
         return server
 
     async def _watch_store(self) -> None:
-        """Looks at the store each second: readiness falls when it has been gone for longer than a failover takes."""
+        """Looks at the store each second: readiness falls when it has been gone for longer than a failover takes,
+        and at once when it answers and may lose sessions."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            replaced = await self.store.check()
-            if replaced:
-                metrics.STORE_LOSSES.inc()
-                logger.error("store.replaced")
-                self.sessions.lose_all(StoreLost("the store is another one"))
+            await self.store.check()
             await self._tell_readiness()
+
+    def _store_replaced(self) -> None:
+        metrics.STORE_LOSSES.inc()
+        logger.error("store.replaced")
+        self.sessions.lose_all(StoreLost("the store is another one"))
 
     async def _tell_readiness(self) -> None:
         fault = self.store.condition.fault
@@ -241,6 +249,8 @@ class Server:
         metrics.STORE_UP.set(0 if fault else 1)
         if not fault:
             self._store_seen = now
+        elif self.store.condition.reachable:
+            self._store_seen = None
         seen_lately = self._store_seen is not None and now - self._store_seen <= self._settings.store_grace
         ready = seen_lately and not self.sessions.draining
         if fault and fault != self._fault:

@@ -1,6 +1,7 @@
 """SessionService: what is known of sessions in the store, whoever serves them. Translates only."""
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -10,13 +11,15 @@ from cellwire.v1 import session_service_pb2 as pb
 from cellwire.v1 import session_service_pb2_grpc
 from service.calls import Calls
 from service.codec import TOKEN_BYTES, OpenRequest, decode_session_id, duration
-from service.errors import SessionClosed, SessionUnknown, Unsupported
+from service.errors import CellwireError, SessionClosed, Unsupported
 from service.scripts import Mode, Seen
 from service.store import Store
 from service.tensors import invalid
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+CURSOR = re.compile(r"[0-9]{0,20}")
+MAX_CURSOR = 2**64 - 1
 LONGEST_CLOSE = 10.0
 """Seconds that a close may wait for a session that another replica holds."""
 
@@ -34,20 +37,22 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         """One session."""
         session_id = decode_session_id(request.session_id)
         (seen,) = await self._store.peek([session_id])
-        if seen is None:
-            raise SessionUnknown("no such session", resource=("cellwire.v1.Session", session_id))
+        if isinstance(seen, CellwireError):
+            raise seen
         return pb.GetSessionResponse(session=_session(session_id, seen))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:  # noqa: N802
-        """A page of sessions, in no order. The page token is the store's cursor."""
+        """A page of sessions, in no order, less those that cannot be read. The page token is the store's cursor."""
         if request.page_size > MAX_PAGE_SIZE:
             raise invalid("page_size", f"at most {MAX_PAGE_SIZE}")
-        if request.page_token and not (request.page_token.isascii() and request.page_token.isdigit()):
+        if not CURSOR.fullmatch(request.page_token) or int(request.page_token or 0) > MAX_CURSOR:
             raise invalid("page_token", "the next_page_token of the last page")
         async with self._listing:
             cursor, names = await self._store.scan(int(request.page_token or 0), request.page_size or PAGE_SIZE)
             seen = await self._store.peek(names) if names else []
-        sessions = [_session(name, session) for name, session in zip(names, seen, strict=True) if session]
+        sessions = [
+            _session(name, session) for name, session in zip(names, seen, strict=True) if isinstance(session, Seen)
+        ]
         return pb.ListSessionsResponse(sessions=sessions, next_page_token=str(cursor) if cursor else "")
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Any) -> pb.CloseSessionResponse:  # noqa: N802
@@ -91,7 +96,8 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
 def _session(session_id: str, seen: Seen) -> pb.Session:
     updated = Timestamp()
     updated.FromMilliseconds(round(seen.updated * 1000))
-    name, version, _ = seen.model.split("/")
+    name, _, rest = seen.model.partition("/")
+    version = rest.partition("/")[0]
     return pb.Session(
         session_id=session_id,
         step=seen.step,

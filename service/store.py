@@ -6,7 +6,7 @@ Key names come from `session_key` alone. Redis's own errors become ours here and
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from service import errors, metrics
 from service.errors import CellwireError, Position
-from service.link import RETRY_AFTER, Answer, Link
+from service.link import Answer, Command, Link, Send
 from service.scripts import (
     CLAIM,
     CLOSE,
@@ -63,6 +63,8 @@ class Condition:
     store_id: bytes = b""
     fault: str | None = "not tried yet"
     """Why it cannot be used, or None."""
+    reachable: bool = False
+    """A fault of a store that answers is one of its settings, which no failover mends."""
     policy_checked: float = field(default=float("-inf"))
 
 
@@ -80,11 +82,13 @@ class Store:
         self._deadline = commit_deadline
         self._ephemeral = ephemeral
         self.condition = Condition()
+        self.on_replaced: Callable[[], None] = lambda: None
+        """Called when the store turns out to be another one, before anything is asked of that one."""
 
     async def __aenter__(self) -> "Store":
-        self._writes = Link(self._url, self._timeout, "writes")
-        self._claims = Link(self._url, self._timeout, "claims")
-        self._leases = Link(self._url, self._timeout, "leases")
+        self._writes = Link(self._url, self._timeout, "writes", self._meet)
+        self._claims = Link(self._url, self._timeout, "claims", self._meet)
+        self._leases = Link(self._url, self._timeout, "leases", self._meet)
         self._plain: Redis = Redis.from_url(
             self._url,
             retry=Retry(NoBackoff(), 0),
@@ -144,18 +148,11 @@ class Store:
         answers = await self._call(self._leases, HEARTBEAT, items)
         return [self._written(item.owner, answer) for item, answer in zip(items, answers, strict=True)]
 
-    async def peek(self, session_ids: Sequence[str]) -> list[Seen | None]:
-        """What is known of each session, without its state; None where there is none."""
-        answers = await self._call(self._leases, PEEK, [Peek(self.key(name)) for name in session_ids])
-        seen: list[Seen | None] = []
-        for answer in answers:
-            if isinstance(answer, list):
-                seen.append(peek_answer(answer))
-            elif answer == b"GONE":
-                seen.append(None)
-            else:
-                raise _store_error(answer)
-        return seen
+    async def peek(self, session_ids: Sequence[str]) -> list[Seen | CellwireError]:
+        """What is known of each session, without its state, or why nothing is."""
+        items = [Peek(self.key(name)) for name in session_ids]
+        answers = await self._call(self._leases, PEEK, items)
+        return [self._peeked(item, answer) for item, answer in zip(items, answers, strict=True)]
 
     async def kill(self, session_id: str, tombstone: float) -> int:
         """An operator's close: the step that the session stood at.
@@ -166,45 +163,47 @@ class Store:
         item = Kill(self.key(session_id), round(tombstone * 1000))
         (answer,) = await self._call(self._leases, KILL, [item])
         if answer == b"GONE":
-            raise errors.SessionUnknown("no such session", resource=("cellwire.v1.Session", session_id))
+            raise self._unknown(item.key)
         word, step, _ = _words(answer)
-        if word not in (b"OK", b"CLOSED"):
+        if word not in (b"OK", b"CLOSED") or not step.isdigit():
             raise _store_error(answer)
         logger.info("session.killed", session_id=session_id, step=int(step))
         return int(step)
 
     async def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
         """Ids of sessions of this tenant, with the cursor to go on from; 0: at the end."""
-        prefix = session_key(self._tenant, "")[:-1]
+        prefix = self.key("")[:-1]
         pattern = re.sub(rb"([\[\]*?\\])", rb"\\\1", prefix) + b"*"
         try:
             after, keys = await self._plain.scan(cursor, match=pattern, count=count)
         except (RedisError, OSError, TimeoutError):
-            raise errors.StoreUnavailable("the store does not answer", retry_after=RETRY_AFTER) from None
-        return int(after), [bytes(key[len(prefix) : -1]).decode() for key in keys]  # type: ignore[arg-type]
+            raise errors.StoreUnavailable("the store does not answer") from None
+        return int(after), [self._session_id(bytes(key)) for key in keys]  # type: ignore[arg-type]
 
-    async def check(self) -> bool:
-        """Looks whether the store answers, is the same one, and keeps what it is given; True: it is another one.
-
-        Afterwards `condition` says what was seen.
-        """
+    async def check(self) -> None:
+        """Looks whether the store answers, is the same one, and keeps what it is given; `condition` then says it."""
         condition = self.condition
         try:
-            store_id = await self._store_id()
+            await self._meet(self._ask)
             if time.monotonic() - condition.policy_checked > POLICY_SECONDS or condition.fault:
                 condition.fault = await self._policy_fault()
                 condition.policy_checked = time.monotonic()
+            condition.reachable = True
         except (RedisError, OSError, TimeoutError) as error:
-            condition.fault = f"unreachable ({type(error).__name__})"
-            return False
-        replaced = condition.store_id not in (b"", store_id)
-        condition.store_id = store_id
-        return replaced
+            condition.fault, condition.reachable = f"unreachable ({type(error).__name__})", False
 
-    async def _store_id(self) -> bytes:
-        drawn = secrets.token_hex(8).encode()
-        found: bytes | None = await self._plain.set(STORE_ID_KEY, drawn, nx=True, get=True)  # type: ignore[assignment]
-        return found or drawn
+    async def _ask(self, command: Command) -> object:
+        return await self._plain.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def _meet(self, send: Send) -> None:
+        """Which store is it? Read before it is written, because a full store refuses the SET."""
+        found = await send((b"GET", STORE_ID_KEY))
+        if found is None:
+            drawn = secrets.token_hex(8).encode()
+            found = await send((b"SET", STORE_ID_KEY, drawn, b"NX", b"GET")) or drawn
+        known, self.condition.store_id = self.condition.store_id, bytes(found)  # type: ignore[call-overload]
+        if known not in (b"", self.condition.store_id):
+            self.on_replaced()
 
     async def _policy_fault(self) -> str | None:
         if self._ephemeral:
@@ -224,23 +223,44 @@ class Store:
     def _claimed(self, item: Claim, answer: Answer) -> Granted | CellwireError:
         if not isinstance(answer, list):
             return _store_error(answer)
-        claim = claim_answer(answer)
+        try:
+            claim = claim_answer(answer)
+        except (ValueError, IndexError):
+            return _unreadable()
         if isinstance(claim, Granted):
             return claim
         return self._denied(item, claim)
+
+    def _peeked(self, item: Peek, answer: Answer) -> Seen | CellwireError:
+        if answer == b"GONE":
+            return self._unknown(item.key)
+        if not isinstance(answer, list):
+            return _store_error(answer)
+        try:
+            return peek_answer(answer)
+        except (ValueError, IndexError):
+            return _unreadable()
+
+    def _unknown(self, key: bytes) -> CellwireError:
+        return errors.SessionUnknown("no such session", resource=self._resource(key))
+
+    def _resource(self, key: bytes) -> tuple[str, str]:
+        return "cellwire.v1.Session", self._session_id(key)
+
+    def _session_id(self, key: bytes) -> str:
+        """What `key` made the key of; of a key that it did not make, something that it makes another key of."""
+        return key[len(self.key("")) - 1 : -1].decode(errors="replace")
 
     def _denied(self, item: Claim, claim: Denied) -> CellwireError:
         position = Position(claim.step, claim.h, claim.epoch, b"", self.condition.store_id)
         match claim.why:
             case "UNKNOWN":
-                return errors.SessionUnknown("no such session", resource=("cellwire.v1.Session", ""))
+                return self._unknown(item.key)
             case "MISSING":
                 told = item.resume_point.store_id if item.resume_point else b""
                 if told not in (b"", self.condition.store_id):
                     return errors.StoreLost("the store is another one and does not have the session")
-                return errors.SessionExpiredOrLost(
-                    "the session expired or was lost", resource=("cellwire.v1.Session", "")
-                )
+                return errors.SessionExpiredOrLost("the session expired or was lost", resource=self._resource(item.key))
             case "STALE_OPEN":
                 return errors.StaleOpen("the session was claimed since; open again", position=position)
             case "CLOSED":
@@ -252,7 +272,7 @@ class Store:
             case "MODEL_CHANGED":
                 return errors.ModelChanged(f"the session belongs to {_model(claim.detail)}")
             case "MODEL_NOT_HERE":
-                return errors.ModelNotHere(f"{_model(claim.detail)} is not on this replica", retry_after=RETRY_AFTER)
+                return errors.ModelNotHere(f"{_model(claim.detail)} is not on this replica")
             case "LINEAGE":
                 return errors.LineageMismatch("the session went another way", position=position)
             case "TOO_OLD":
@@ -269,6 +289,12 @@ class Store:
         return _unexpected(claim.why)
 
     def _written(self, owner: Owner, answer: Answer) -> int | CellwireError:
+        try:
+            return self._outcome(owner, answer)
+        except ValueError:
+            return _unreadable()
+
+    def _outcome(self, owner: Owner, answer: Answer) -> int | CellwireError:
         word, first, second = _words(answer)
         match word:
             case b"OK" | b"DUPLICATE":
@@ -279,7 +305,7 @@ class Store:
                 if int(second) >= owner.epoch:
                     return errors.Superseded("another client claimed the session")
                 return ClaimLost("the claim was lost in a failover; resume", retry_after=0.0)
-            case b"MISMATCH":
+            case b"MISMATCH" | b"GAP" | b"CONFLICT":  # the last two of a close, whose step was the Session's own
                 metrics.REGRESSIONS.inc()
                 return errors.StateRegressed(
                     "the store holds another step than it told", position=Position(step=int(first))
@@ -288,8 +314,6 @@ class Store:
                 return errors.SessionClosed("the session was closed", position=Position(step=int(first)))
             case b"GONE":
                 return errors.StoreLost("the store no longer has the session")
-            case b"GAP" | b"CONFLICT":
-                return errors.LastStepMismatch(f"the last step is {int(first)}", position=Position(step=int(first)))
         return _store_error(answer)
 
 
@@ -310,13 +334,18 @@ def _store_error(answer: Answer) -> CellwireError:
     code = answer.removeprefix(b"ERROR ").decode() if isinstance(answer, bytes) else "ANSWER"
     metrics.STORE_ERRORS.labels(code).inc()
     if code == "OOM":
-        return errors.StoreFull("the store's memory is full", retry_after=RETRY_AFTER)
+        return errors.StoreFull("the store's memory is full")
     if code == "WRONGTYPE":
         logger.error("store.wrong_type")
         return errors.StateCorrupt("the session's key holds something else")
     if code == "SCRIPT":
-        return errors.StateCorrupt("the stored session cannot be read")
-    return errors.StoreUnavailable("the store refused the call", retry_after=RETRY_AFTER)
+        return _unreadable()
+    return errors.StoreUnavailable("the store refused the call")
+
+
+def _unreadable() -> CellwireError:
+    logger.error("store.unreadable_session")
+    return errors.StateCorrupt("the stored session cannot be read")
 
 
 def _unexpected(why: str) -> CellwireError:

@@ -29,6 +29,9 @@ DTYPES: dict[int, np.dtype] = {
 }
 WIRE_TYPES: dict[np.dtype, tensor_pb2.DataType] = {dtype: number for number, dtype in DTYPES.items()}  # type: ignore[misc]
 
+MAX_NAME = 128
+"""Characters of a client's own name that it is told back."""
+
 
 def invalid(field: str, expected: str) -> InvalidInput:
     """The error for a field that is not what was expected."""
@@ -43,7 +46,9 @@ def decode_tensors(
         ordered: Iterable[tensor_pb2.Tensor] = tensors
     else:
         ordered = _in_order(field, specs, tensors)
-    columns = [_checked(spec, tensor, timesteps) for spec, tensor in zip(specs, ordered, strict=True)]
+    columns = [
+        _checked(f"{field}.{spec.name}", spec, tensor, timesteps) for spec, tensor in zip(specs, ordered, strict=True)
+    ]
     if timesteps == 0:
         return (tuple(columns),)
     return tuple(
@@ -61,7 +66,8 @@ def _in_order(field: str, specs: Sequence[InputSpec], tensors: Sequence[tensor_p
     by_name: dict[str, tensor_pb2.Tensor] = {}
     for tensor in tensors:
         if tensor.name not in names:
-            raise invalid(field, f"names of {', '.join(names) or 'none'}; another one given")
+            where = f"{field}.{tensor.name[:MAX_NAME]}" if tensor.name else field
+            raise invalid(where, f"tensors named {', '.join(names) or 'none'}, all of them by name or none")
         if tensor.name in by_name:
             raise invalid(f"{field}.{tensor.name}", "once")
         by_name[tensor.name] = tensor
@@ -71,10 +77,10 @@ def _in_order(field: str, specs: Sequence[InputSpec], tensors: Sequence[tensor_p
     return [by_name[name] for name in names]
 
 
-def _checked(spec: InputSpec, tensor: tensor_pb2.Tensor, timesteps: int) -> bytes:
+def _checked(field: str, spec: InputSpec, tensor: tensor_pb2.Tensor, timesteps: int) -> bytes:
     """The raw bytes of a tensor that is what its spec says."""
-    field = f"inputs.{spec.name}"
-    if DTYPES.get(tensor.dtype) != spec.dtype:
+    # compared by number: of an unknown one there is no dtype, and NumPy takes None for float64
+    if tensor.dtype != WIRE_TYPES[spec.dtype]:
         raise invalid(f"{field}.dtype", f"DATA_TYPE_{spec.dtype.name.upper()}")
     shape = tuple(tensor.shape)
     expected = (timesteps, *spec.shape) if timesteps else spec.shape

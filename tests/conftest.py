@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 
 from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
@@ -17,6 +18,10 @@ from models import catalogue, cells
 from service.server import Server
 from service.settings import default_cache
 from tests.harness import Place, ReplicaProcess, replica
+
+settings.register_profile("short", max_examples=40, deadline=None)
+settings.register_profile("long", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STORES = ("valkey", "redis")

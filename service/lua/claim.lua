@@ -19,7 +19,7 @@ local function known(k, records, step)
     return k.h
   end
   for slot = 1, #records do
-    if records[slot] then
+    if records[slot] and #records[slot] >= RECORD_HEAD then
       local first, last, h_before, h_after = struct.unpack('<I8I8c16c16', records[slot])
       if last == step then
         return h_after

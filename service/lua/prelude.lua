@@ -65,6 +65,9 @@ local function refusal(k, i, e, o)
   return fence(k, e, o)
 end
 
+-- Bytes of a ring record before its reply. A shorter one is damaged: its reply is lost, the session is not.
+local RECORD_HEAD = 48
+
 -- Drops what a closed session no longer needs: its state, its options, and all records but the last, whose step or
 -- close may be asked again.
 local function drop_payload(key)
@@ -76,7 +79,7 @@ local function drop_payload(key)
       redis.call('HDEL', key, name)
     elseif record then
       local body = redis.call('HGET', key, name)
-      local _, step = struct.unpack('<I8I8', body)
+      local step = #body >= RECORD_HEAD and select(2, struct.unpack('<I8I8', body)) or 0
       if not last or step > last.step then
         if last then
           redis.call('HDEL', key, last.name)

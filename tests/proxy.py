@@ -1,0 +1,150 @@
+"""A small proxy before a store, which does to answers what networks and broken clients do. It knows RESP's framing.
+
+Faults strike the answers of scripts only (arrays), each in its turn, so that a test says exactly what happens.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from enum import Enum
+from itertools import chain, repeat
+from pathlib import Path
+
+
+class Fault(Enum):
+    """What happens to one call of a script."""
+
+    NONE = "nothing"
+    DROP = "executed, its answer lost, the connection reset"
+    CUT = "executed, its answer cut in mid-frame, the connection reset"
+    CUT_REQUEST = "cut in mid-request, the connection reset: not executed"
+    STALL = "executed, its answer never comes, the connection stays"
+    SHIFT = "the answer of the connection's last call comes before its own"
+    DELAY = "executed, its answer comes late"
+    HOLD = "kept back, until the test lets it through"
+
+
+def chaos(seed: int, rate: float, faults: Iterable[Fault]) -> Iterator[Fault]:
+    """At random, but the same each time."""
+    draw, kinds = random.Random(seed), tuple(faults)
+    while True:
+        yield draw.choice(kinds) if draw.random() < rate else Fault.NONE
+
+
+class Proxy:
+    """Listens on a unix socket of its own; `async with`."""
+
+    def __init__(self, directory: Path, upstream_url: str, delay: float = 0.05) -> None:
+        self._path = directory / "proxy.sock"
+        self._upstream = upstream_url
+        self._delay = delay
+        self._faults: Iterator[Fault] = repeat(Fault.NONE)
+        self._connections: set[asyncio.Task[None]] = set()
+        self.requests: list[bytes] = []
+        """Every call of a script that came through, whole."""
+        self.held = 0
+        """Calls that are kept back."""
+        self.let_through = asyncio.Event()
+        self.accepted = 0
+        """Connections so far."""
+        self.struck = 0
+        """Faults so far."""
+
+    @property
+    def url(self) -> str:
+        """For Link and the service."""
+        return f"unix://{self._path}"
+
+    def strike(self, *faults: Fault) -> None:
+        """The next calls meet these faults, one each; those after them none."""
+        self._faults = chain(faults, repeat(Fault.NONE))
+
+    def storm(self, faults: Iterator[Fault]) -> None:
+        """From here on the calls meet these."""
+        self._faults = faults
+
+    async def __aenter__(self) -> "Proxy":
+        self._server = await asyncio.start_unix_server(self._accept, self._path)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in tuple(self._connections):
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections)
+        await self._server.wait_closed()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._connections.add(task)
+        self.accepted += 1
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self._serve(reader, writer)
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request at a time: that is how a Link speaks."""
+        up_reader, up_writer = await self._connect()
+        last = b""
+        try:
+            while True:
+                request = await read_frame(reader)
+                called = b"EVALSHA" in request[:32]
+                fault = next(self._faults) if called else Fault.NONE
+                self.struck += fault is not Fault.NONE
+                if called:
+                    self.requests.append(request)
+                if fault is Fault.CUT_REQUEST:
+                    up_writer.write(request[: len(request) // 2])
+                    await up_writer.drain()
+                    return
+                if fault is Fault.HOLD:
+                    self.held += 1
+                    await self.let_through.wait()
+                    self.held -= 1
+                up_writer.write(request)
+                answer = await read_frame(up_reader)
+                if not answer.startswith(b"*"):
+                    writer.write(answer)
+                    continue
+                match fault:
+                    case Fault.DROP:
+                        return
+                    case Fault.CUT:
+                        writer.write(answer[: len(answer) // 2])
+                        await writer.drain()
+                        return
+                    case Fault.STALL:
+                        await reader.read()
+                        return
+                    case Fault.SHIFT:
+                        writer.write(last)
+                    case Fault.DELAY:
+                        await asyncio.sleep(self._delay)
+                writer.write(answer)
+                last = answer
+        finally:
+            up_writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._upstream.startswith("unix://"):
+            return await asyncio.open_unix_connection(self._upstream.removeprefix("unix://"))
+        host, _, port = self._upstream.removeprefix("redis://").partition("/")[0].rpartition(":")
+        return await asyncio.open_connection(host, int(port))
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes:
+    """One whole RESP2 value, as it stands on the wire."""
+    line = await reader.readuntil(b"\r\n")
+    kind, size = line[:1], line[1:-2]
+    if kind == b"$" and int(size) >= 0:
+        return line + await reader.readexactly(int(size) + 2)
+    if kind == b"*":
+        return line + b"".join([await read_frame(reader) for _ in range(int(size))])
+    return line
