@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from service import tasks
 from service.errors import CellwireError, Draining
 
 Item = TypeVar("Item")
@@ -49,8 +50,7 @@ class Batcher(Generic[Item, Result]):
 
     async def __aexit__(self, *_: object) -> None:
         if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop])
+            await tasks.end(self._loop)
         self._fail_waiting()
 
     def __len__(self) -> int:

@@ -1,7 +1,6 @@
 """Assembly and life of one replica: start, serve, drain."""
 
 import asyncio
-import contextlib
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -20,7 +19,7 @@ from cellwire.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
 )
-from service import metrics
+from service import metrics, tasks
 from service.admin import Admin
 from service.calls import Calls
 from service.cells import Cells
@@ -146,7 +145,7 @@ class Server:
         leases = Leases(self.sessions, self.store, settings.heartbeat)
         for work in (leases.run(), self._watch_store()):
             task = asyncio.create_task(work)
-            stack.push_async_callback(_cancel, task)
+            stack.push_async_callback(tasks.end, task)
         if settings.port_file:
             try:
                 settings.port_file.write_text(f"{self.port}\n")
@@ -262,9 +261,3 @@ class Server:
     async def _tell_health(self, name: str, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set(name, status)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -6,10 +6,11 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from subprocess import run as run_program
+from typing import Any
 
 import aiohttp
 import grpc
@@ -31,7 +32,7 @@ from service import store as store_module
 from service.__main__ import EXIT_BAD_SETTINGS, run
 from service.server import SERVICES, Server
 from tests.harness import Fault, Place, ReplicaProcess, WireStream, arrays, fault, fault_of, number, open_fault, replica
-from tests.hostile import call, good, store_client, until, write_models, writes_held
+from tests.hostile import call, good, store_client, until, writes_held
 
 on_the_module_loop = pytest.mark.asyncio(loop_scope="module")
 
@@ -44,20 +45,8 @@ QUICK = {"store_timeout": 0.2, "commit_deadline": 0.3}
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("hostile")
-    write_models(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def place(store_url: str, models: Path) -> Place:
-    return Place(store_url, f"t{uuid.uuid4().hex[:12]}", (models,))
-
-
-@pytest.fixture
-def own_place(own_store: EmbeddedStore, models: Path) -> Place:
-    return Place(own_store.url, "own", (models,))
+def place(store_url: str, test_models: Path) -> Place:
+    return Place(store_url, f"t{uuid.uuid4().hex[:12]}", (test_models,))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -117,7 +106,7 @@ async def begun(channel: grpc.aio.Channel, name: str, steps: int = 2) -> tuple[W
     return stream, opened, reply.h
 
 
-def resume(opened: pb.Opened, step: int, h: bytes) -> dict[str, object]:
+def resume(opened: pb.Opened, step: int, h: bytes) -> dict[str, Any]:
     """The fields of an Open that goes on from there."""
     point = resume_pb2.ResumePoint(
         received=resume_pb2.Checkpoint(step=step, h=h), durable_step=step, store_id=opened.store_id
@@ -174,9 +163,9 @@ UNUSABLE = [
 
 @pytest.mark.parametrize(("values", "named", "lines"), UNUSABLE, ids=["type", "url", "model", "port-file"])
 def test_a_replica_that_cannot_start_exits_with_3_and_says_why_in_its_last_line(
-    models: Path, values: dict[str, object], named: str, lines: int | None
+    test_models: Path, values: dict[str, object], named: str, lines: int | None
 ) -> None:
-    environment = Place("unix:///nowhere", "t", (models,)).environment(**values)
+    environment = Place("unix:///nowhere", "t", (test_models,)).environment(**values)
     ended = run_program(
         [sys.executable, "-m", "service"],
         env={**os.environ, **environment},
@@ -212,22 +201,8 @@ def test_no_secret_is_in_the_text_of_the_settings() -> None:
 @on_the_module_loop
 async def test_every_service_and_model_has_a_name_in_health(channel: grpc.aio.Channel, server: Server) -> None:
     names = ("", "liveness", *SERVICES, *server.cells.names())
-    assert len(names) == 2 + 3 + 7
+    assert len(names) == 2 + 3 + 2
     assert [await health(channel, name) for name in names] == [SERVING] * len(names)
-
-
-@asynccontextmanager
-async def watching(channel: grpc.aio.Channel, name: str = "") -> AsyncIterator[Callable[[], object]]:
-    """The next status that Watch tells."""
-    call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=name))
-
-    async def told() -> int:
-        return int((await call.read()).status)
-
-    try:
-        yield told
-    finally:
-        call.cancel()
 
 
 @on_the_module_loop
@@ -330,14 +305,16 @@ async def test_a_full_store_is_ready(own_store: EmbeddedStore, own_place: Place,
             await store.config_set("maxmemory", "1mb")
             refused = await stream.step(3, number(21))
             assert fault(refused.refused.status).reason == "STORE_FULL"
-            seen = (await store.info("stats"))["total_commands_processed"]
 
-            async def looked_at() -> bool:
-                return int((await store.info("commandstats"))["cmdstat_get"]["calls"]) > before + 2
+            async def looks() -> int:
+                return int((await store.info("commandstats"))["cmdstat_get"]["calls"])
 
-            before = int((await store.info("commandstats"))["cmdstat_get"]["calls"])
-            await until(looked_at)
-            assert seen
+            before = await looks()
+
+            async def looked_at_again() -> bool:
+                return await looks() > before + 2
+
+            await until(looked_at_again)
             assert await health(channel) == SERVING
             await store.config_set("maxmemory", "0")
             assert answer(await stream.replied(3, number(21))) == checked([7, 14, 21])[-1]
@@ -519,9 +496,8 @@ async def test_a_drain_finishes_what_is_in_hand_and_hands_the_sessions_over(
             await newer.close()
 
 
-@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 async def test_a_second_signal_ends_the_grace(
-    own_store: EmbeddedStore, own_place: Place, processes: Children, tmp_path: Path, first: signal.Signals
+    own_store: EmbeddedStore, own_place: Place, processes: Children, tmp_path: Path
 ) -> None:
     leaving = ReplicaProcess(processes, own_place, tmp_path, "leaving", drain_seconds=FAR, **QUICK)
     async with grpc.aio.insecure_channel(await asyncio.to_thread(leaving.target)) as channel:
@@ -529,7 +505,7 @@ async def test_a_second_signal_ends_the_grace(
         async with writes_held(own_store.url) as waiting:
             await busy.send(pb.StreamRequest(timestep=good("checker", 3)))
             await until(waiting)
-            leaving.child.send_signal(first)
+            leaving.child.send_signal(signal.SIGINT)
             await until_health(channel, NOT_SERVING)
             leaving.child.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(leaving.child.wait, 60) == 0

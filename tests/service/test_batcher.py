@@ -166,6 +166,26 @@ async def test_a_batcher_that_closes_answers_the_running_and_the_waiting() -> No
     assert isinstance(late.exception(), Draining)
 
 
+async def test_a_batcher_closes_although_a_cancellation_is_lost() -> None:
+    """As `asyncio.wait_for` of Python 3.11 loses one that meets its result."""
+    started, forever = asyncio.Event(), asyncio.Event()
+
+    async def deaf(items: Sequence[int]) -> Results:
+        started.set()
+        try:
+            await forever.wait()
+        except asyncio.CancelledError:
+            return list(items)
+        return []
+
+    async with Batcher(deaf, 1) as batcher:
+        running = batcher.submit(1)
+        await started.wait()
+    assert running.result() == 1
+    with pytest.raises(Draining):
+        await batcher.submit(2)
+
+
 async def test_a_batcher_that_was_not_started_says_so() -> None:
     batcher: Batcher[int, int] = Batcher(Machine(), 1)
     with pytest.raises(Draining):

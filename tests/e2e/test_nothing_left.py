@@ -1,0 +1,140 @@
+"""What streams leave behind when their clients leave at any moment: nothing."""
+
+import asyncio
+import gc
+import os
+import random
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+from redis.asyncio import Redis
+
+from cellwire.v1 import cell_service_pb2 as pb
+from service.server import Server
+from service.store import session_key
+from tests.harness import Place, WireStream, number, replica, timestep
+from tests.waiting import until
+
+STREAMS, AT_ONCE = 200, 20
+
+
+def descriptors() -> int:
+    """Open file descriptors of this process."""
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def dial(server: Server) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
+
+
+async def ride(channel: grpc.aio.Channel, session_id: str, draw: random.Random) -> None:
+    """A stream with steps in flight that is cut off after a random number of turns of the event loop."""
+    turns = draw.choice([draw.randrange(20), draw.randrange(200), draw.randrange(1000)])
+    stream = WireStream(channel)
+
+    async def go() -> None:
+        try:
+            await stream.open(session_id, create_token=session_id.encode().rjust(16))
+            for step in range(1, 20):
+                await stream.send(pb.StreamRequest(timestep=timestep(step, number(step))))
+            for _ in range(1, 20):
+                await stream.read()
+        except (grpc.aio.AioRpcError, asyncio.CancelledError, asyncio.InvalidStateError):
+            pass
+
+    going = asyncio.create_task(go())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    stream.call.cancel()
+    going.cancel()  # a client's own call may never learn that it was cancelled before it began
+    await asyncio.wait([going])
+
+
+async def many(server: Server, prefix: str, seed: int) -> None:
+    """STREAMS such streams."""
+    draw = random.Random(seed)
+    async with dial(server) as channel:
+        for first in range(0, STREAMS, AT_ONCE):
+            await asyncio.gather(*(ride(channel, f"{prefix}{first + at}", draw) for at in range(AT_ONCE)))
+
+
+def quiet(server: Server) -> bool:
+    """Nothing of a stream is left in the replica's memory."""
+    return not server.sessions.live and not server.servicer.live and not len(server.sessions.writes)
+
+
+async def settled(server: Server, tasks: int) -> None:
+    await until(lambda: quiet(server), "no stream left")
+    await until(lambda: len(asyncio.all_tasks()) <= tasks, f"{tasks} tasks, {asyncio.all_tasks()}")
+
+
+async def test_cancelled_streams_leave_no_task_descriptor_claim_or_lease(place: Place) -> None:
+    async with replica(place) as server:
+        await many(server, "warm", 0)
+        await until(lambda: quiet(server), "no stream left")
+        tasks, open_files = len(asyncio.all_tasks()), descriptors()
+        await many(server, "s", 1)
+        await settled(server, tasks)
+        await until(lambda: descriptors() <= open_files, "the descriptors are back")
+
+        store: Redis = Redis.from_url(place.store_url)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(store.aclose)
+            channel = await stack.enter_async_context(dial(server))
+            opened = 0
+            for at in range(STREAMS):
+                fields = await store.hgetall(session_key(place.tenant, f"s{at}"))
+                if not fields:
+                    continue
+                # who has no token is not told BUSY: the lease was given up
+                assert fields[b"l"] == b"0"
+                stream = WireStream(channel)
+                found = int(fields[b"e"])
+                told = await stream.open(f"s{at}", mode=pb.OPEN_MODE_RESUME, found_epoch=found)
+                assert told.step == int(fields[b"n"])
+                assert int(fields[b"n"]) == int(fields[b"c"])
+                await stream.close()
+                opened += 1
+            assert opened > STREAMS / 4
+
+
+async def test_closed_sessions_and_their_keys_are_gone_after_the_tombstones_time(place: Place) -> None:
+    pattern = session_key(place.tenant, "*")
+    async with replica(place, tombstone=1.0) as server, dial(server) as channel:
+        for at in range(20):
+            stream = WireStream(channel)
+            await stream.open(f"s{at}", create_token=os.urandom(16))
+            await stream.replied(1, number(at))
+            assert (await stream.ask(pb.StreamRequest(close=pb.Close(step=1)))).closed.step == 1
+            await stream.close()
+        store: Redis = Redis.from_url(place.store_url)
+        try:
+            left = {key async for key in store.scan_iter(match=pattern)}
+
+            async def look() -> None:
+                while left:
+                    left.clear()
+                    left.update({key async for key in store.scan_iter(match=pattern)})
+
+            looking = asyncio.create_task(look())
+            await until(looking.done, "no key left")
+            await looking
+        finally:
+            await store.aclose()
+
+
+async def test_a_replica_that_ends_leaves_no_task_and_no_descriptor(place: Place) -> None:
+    async with replica(place) as server, dial(server) as channel:
+        stream = WireStream(channel)
+        await stream.open()
+        await stream.close()
+    tasks, open_files = asyncio.all_tasks(), descriptors()
+    async with replica(place) as server, dial(server) as channel:
+        for at in range(10):
+            stream = WireStream(channel)
+            await stream.open(f"s{at}")
+            await stream.replied(1, number(at))
+    await until(lambda: asyncio.all_tasks() <= tasks, f"{asyncio.all_tasks() - tasks}")
+    await until(lambda: descriptors() <= open_files, "the descriptors are back")
