@@ -13,11 +13,10 @@ from dataclasses import replace
 
 from service.codec import OpenRequest, Reply
 from service.errors import CellwireError, SessionBusy, StaleOpen, Superseded
-from service.scripts import Mode
 from service.session import Session
 from service.sessions import OpenedSession, Sessions
-from service.store import ClaimLost
-from service.values import Timestep, incarnation_of
+from service.store.store import ClaimLost
+from service.values import Mode, Timestep, incarnation_of
 
 PAUSE = 0.01
 """Seconds between two looks at a session that others want too, with jitter; doubled each time."""

@@ -11,13 +11,13 @@ import structlog
 
 from service import metrics
 from service.batcher import Batcher
-from service.cell import Cell
 from service.errors import CellwireError, ModelNotHere, ModelUnknown, NonFinite
-from service.proof import load
-from service.repository import Repository
+from service.model.cell import Cell
+from service.model.proof import load
+from service.model.repository import Repository
+from service.model.wiring import ModelRefused
 from service.tensors import MAX_NAME, OutputsEncoder
 from service.values import CellResult, CellWork, ModelSpec, shape_signature
-from service.wiring import ModelRefused
 
 logger = structlog.get_logger(__name__)
 

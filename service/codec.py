@@ -17,9 +17,8 @@ from google.rpc.status_pb2 import Status
 from cellwire.v1 import cell_service_pb2 as cell_pb
 from cellwire.v1 import resume_pb2, tensor_pb2
 from service.errors import CellwireError, OpenExpected, Unsupported
-from service.scripts import Mode, ResumePoint
 from service.tensors import decode_tensors, invalid, tag, varint
-from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, ModelSpec, Row, Timestep
+from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, Mode, ModelSpec, ResumePoint, Row, Timestep
 
 DOMAIN = "cellwire"
 SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -8,7 +8,7 @@ import structlog
 from service.errors import CellwireError, StoreUnavailable
 from service.session import Session
 from service.sessions import Sessions
-from service.store import Store
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 

@@ -3,8 +3,10 @@
 import asyncio
 import signal
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from types import TracebackType
+from typing import Any
 
 import grpc
 import structlog
@@ -26,14 +28,14 @@ from service.cells import Cells
 from service.errors import Draining, StoreLost
 from service.interceptor import Interceptor
 from service.leases import Leases
+from service.model.repository import Repository
 from service.model_servicer import ModelServicer
-from service.repository import Repository
 from service.servicer import CellServicer
 from service.session import Terms
 from service.session_servicer import SessionServicer
 from service.sessions import Sessions
 from service.settings import Settings
-from service.store import Store
+from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -177,8 +179,9 @@ class Server:
 
         1. Health says NOT_SERVING; new opens are refused.
         2. Each stream finishes and commits the message in hand, gets a notice, and ends.
-        3. Wait on our own count of what is live, within the grace.
-        4. The gRPC server stops. The rest of the exit stack follows: admin port, batchers, models, store.
+        3. Wait on our own count of what is live, and until all sessions are released, within the grace.
+        4. The gRPC server stops; what that cut off is released, if the store answers at once. The rest of the exit
+           stack follows: admin port, batchers, models, store.
         """
         # 1
         metrics.DRAINING.set(1)
@@ -190,14 +193,23 @@ class Server:
         for stream in tuple(self.servicer.streams):
             stream.end(Draining("this replica is going", retry_after=0.0))
         # 3
-        waits = [asyncio.create_task(self.servicer.emptied()), asyncio.create_task(self._hurry.wait())]
-        await asyncio.wait(waits, timeout=self._settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        await self._within(self._settings.drain_seconds, self._settled())
         # 4
         await self._grpc.stop(0 if self.servicer.live else STOP_GRACE)
+        await self._within(STOP_GRACE, self._settled())
         metrics.DRAINING.set(0)
         logger.info("server.stopped", cut_off=self.servicer.live)
+
+    async def _settled(self) -> None:
+        await self.servicer.emptied()
+        await self.sessions.settled()
+
+    async def _within(self, seconds: float, done: Coroutine[Any, Any, None]) -> None:
+        """Waits for so long at most, and no longer than until a second signal."""
+        waits = [asyncio.create_task(done), asyncio.create_task(self._hurry.wait())]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
     def _grpc_server(self, calls: Calls) -> grpc.aio.Server:
         settings = self._settings

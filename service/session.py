@@ -25,7 +25,7 @@ from service.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from service.records import (
+from service.store.records import (
     Options,
     Record,
     decode_options,
@@ -34,8 +34,8 @@ from service.records import (
     encode_record,
     encode_state,
 )
-from service.scripts import Close, Commit, Granted, Heartbeat, Owner
-from service.store import Write
+from service.store.scripts import Close, Commit, Granted, Heartbeat, Owner
+from service.store.store import Write
 from service.values import CellWork, ModelSpec, Row, Timestep, chain
 
 logger = structlog.get_logger(__name__)

@@ -12,9 +12,10 @@ from cellwire.v1 import session_service_pb2_grpc
 from service.calls import Calls
 from service.codec import TOKEN_BYTES, OpenRequest, decode_session_id, duration
 from service.errors import CellwireError, SessionClosed, Unsupported
-from service.scripts import Mode, Seen
-from service.store import Store
+from service.store.scripts import Seen
+from service.store.store import Store
 from service.tensors import invalid
+from service.values import Mode
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000

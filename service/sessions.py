@@ -11,17 +11,17 @@ from typing import Any
 
 import structlog
 
-from service import metrics
+from service import metrics, tasks
 from service.batcher import Batcher
 from service.cells import Cells, LoadedCell
 from service.codec import TOKEN_BYTES, OpenRequest, decode_constants, decode_outputs
 from service.errors import CellwireError, Draining, Superseded
-from service.records import Options, encode_options, encode_state
-from service.scripts import NONCE_BYTES, Claim, Commit, Granted, Mode, Owner, Release
 from service.session import Session, Terms
-from service.store import Store, Write
+from service.store.records import Options, encode_options, encode_state
+from service.store.scripts import NONCE_BYTES, Claim, Commit, Granted, Owner, Release
+from service.store.store import Store, Write
 from service.tensors import invalid
-from service.values import ZERO_DIGEST, chain_origin, incarnation_of
+from service.values import ZERO_DIGEST, Mode, chain_origin, incarnation_of
 
 logger = structlog.get_logger(__name__)
 
@@ -61,10 +61,15 @@ class Sessions:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        for task in tuple(self._tasks):
+            await tasks.end(task)
         await self._claims.__aexit__()
         await self.writes.__aexit__()
+
+    async def settled(self) -> None:
+        """Returns once no claim and no release is on its way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def open(self, request: OpenRequest, lease_ms: int | None = None) -> OpenedSession:
         """Claims a session, creating it where its mode allows.
@@ -110,7 +115,7 @@ class Sessions:
             session.lose(error)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Runs work that no RPC owns; `__aexit__` waits for it."""
+        """Runs work that no RPC owns: `settled` waits for it, `__aexit__` ends it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

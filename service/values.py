@@ -7,6 +7,7 @@ little-endian bytes of one timestep of one session; shapes and dtypes stand once
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from math import prod
 
 import numpy as np
@@ -144,6 +145,26 @@ class Checkpoint:
 
     step: int
     h: bytes
+
+
+class Mode(IntEnum):
+    """What an open may do."""
+
+    CREATE = 1
+    RESUME = 2
+    CREATE_OR_RESUME = 3
+    RESTART = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """What the caller last knew of its session."""
+
+    received: Checkpoint
+    durable_step: int
+    store_id: bytes = b""
+    incarnation: bytes = b""
+    undurable: tuple[Checkpoint, ...] = ()
 
 
 def shape_signature(specs: Sequence[TensorSpec]) -> tuple[bytes, ...]:

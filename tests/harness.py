@@ -19,6 +19,7 @@ from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import cell_service_pb2_grpc, resume_pb2, tensor_pb2
 from service.server import Server
 from service.settings import load
+from service.tensors import WIRE_TYPES
 
 START_SECONDS = 60.0
 
@@ -131,7 +132,7 @@ def fault_of(error: grpc.aio.AioRpcError) -> Fault:
 
 def tensor(array: np.ndarray, name: str = "") -> tensor_pb2.Tensor:
     """An array as it goes over the wire."""
-    dtype = tensor_pb2.DataType.Value(f"DATA_TYPE_{array.dtype.name.upper()}")
+    dtype = WIRE_TYPES[array.dtype]
     return tensor_pb2.Tensor(name=name, dtype=dtype, shape=array.shape, data=np.ascontiguousarray(array).tobytes())
 
 

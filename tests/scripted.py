@@ -9,10 +9,11 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from service.records import Record, encode_record
-from service.scripts import CLAIM, Claim, Close, Commit, Granted, Heartbeat, Item, Mode, Owner, Release, claim_answer
-from service.scripts import Script as LuaScript
-from service.store import session_key
+from service.store.records import Record, encode_record
+from service.store.scripts import CLAIM, Claim, Close, Commit, Granted, Heartbeat, Item, Owner, Release, claim_answer
+from service.store.scripts import Script as LuaScript
+from service.store.store import session_key
+from service.values import Mode
 
 Answer = bytes | list[bytes]
 MODEL = "m/1/" + "ab" * 16

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from service.cell import Cell
-from service.repository import Repository
+from service.model.cell import Cell
+from service.model.repository import Repository
 from service.values import CellResult, CellWork, Row
 
 

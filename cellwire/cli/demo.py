@@ -153,9 +153,9 @@ def _pull(console: Console) -> Path:
 def _uninterrupted(wav: Path, cache: Path) -> tuple[Array, Array]:
     """The frames, and what the same ONNX file says to them in this process, with no store and no stream."""
     with extra("server"):
-        from service.cell import Cell
         from service.errors import CellwireError
-        from service.repository import Repository
+        from service.model.cell import Cell
+        from service.model.repository import Repository
         from service.values import CellWork
     spec, session = Repository([cache]).open(MODEL)
     cell = Cell(spec, session)

@@ -13,8 +13,8 @@ from cellwire.cli.config import load_settings
 from cellwire.cli.exits import Exit, errors, extra, leave
 
 if TYPE_CHECKING:
-    from service.proof import Proof
-    from service.repository import Repository
+    from service.model.proof import Proof
+    from service.model.repository import Repository
 
 app = typer.Typer(no_args_is_help=True, help="Models: those that can be fetched, and those that are here.")
 
@@ -109,7 +109,8 @@ def doctor(
     """
     with extra("server"):
         from service import errors as service_errors
-        from service import logs, proof
+        from service import logs
+        from service.model import proof
     logs.configure("console", "ERROR")
     repository = _repository(models)
     proofs: list[Proof] = []
@@ -130,7 +131,7 @@ def doctor(
 
 def _repository(roots: str | None) -> "Repository":
     with extra("server"):
-        from service.repository import Repository
+        from service.model.repository import Repository
     settings = load_settings(**({"models": roots} if roots else {}))
     return Repository([Path(root) for root in settings.repositories if Path(root).is_dir()])
 

@@ -31,13 +31,13 @@ from cellwire.v1 import model_service_pb2 as model_pb
 from cellwire.v1 import session_service_pb2 as session_pb
 from models.cells import checked
 from service import errors, logs
-from service.cell import Cell
 from service.cells import LoadedCell
 from service.codec import encode_status
 from service.errors import CellwireError
-from service.repository import Repository
+from service.model.cell import Cell
+from service.model.repository import Repository
 from service.server import SERVICES, Server
-from service.store import session_key
+from service.store.store import session_key
 from service.values import CellResult, CellWork, incarnation_of
 from tests.harness import Fault, Place, WireStream, arrays, fault, fault_of, number, open_fault, replica
 from tests.hostile import RawStream, call, good, seen, store_client, until, write_models, writes_held

@@ -20,11 +20,11 @@ from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
 from cellwire.v1 import cell_service_pb2 as pb
 from models.cells import checked
-from service.cell import Cell
-from service.proof import load
-from service.repository import Repository
+from service.model.cell import Cell
+from service.model.proof import load
+from service.model.repository import Repository
 from service.server import Server
-from service.store import session_key
+from service.store.store import session_key
 from service.values import CellResult, CellWork
 from tests.conftest import speech
 from tests.harness import Fault as Told

@@ -28,9 +28,9 @@ from cellwire.v1 import resume_pb2
 from models.cells import checked
 from service import server as server_module
 from service import settings
-from service import store as store_module
 from service.__main__ import EXIT_BAD_SETTINGS, run
 from service.server import SERVICES, Server
+from service.store import store as store_module
 from tests.harness import Fault, Place, ReplicaProcess, WireStream, arrays, fault, fault_of, number, open_fault, replica
 from tests.hostile import call, good, store_client, until, writes_held
 
@@ -499,7 +499,8 @@ async def test_a_drain_finishes_what_is_in_hand_and_hands_the_sessions_over(
 async def test_a_second_signal_ends_the_grace(
     own_store: EmbeddedStore, own_place: Place, processes: Children, tmp_path: Path
 ) -> None:
-    leaving = ReplicaProcess(processes, own_place, tmp_path, "leaving", drain_seconds=FAR, **QUICK)
+    patient = {"drain_seconds": FAR, "store_timeout": FAR, "commit_deadline": FAR}
+    leaving = ReplicaProcess(processes, own_place, tmp_path, "leaving", **patient)
     async with grpc.aio.insecure_channel(await asyncio.to_thread(leaving.target)) as channel:
         busy, _, _ = await begun(channel, "busy")
         async with writes_held(own_store.url) as waiting:

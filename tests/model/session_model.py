@@ -4,8 +4,9 @@ Knows the rules and the names of the fields, not Redis. Time is given with each 
 this, reply by reply and field by field.
 """
 
-from service.records import decode_record
-from service.scripts import Claim, Close, Commit, Heartbeat, Kill, Mode, Owner, Peek, Release, ResumePoint
+from service.store.records import decode_record
+from service.store.scripts import Claim, Close, Commit, Heartbeat, Kill, Owner, Peek, Release
+from service.values import Mode, ResumePoint
 
 Answer = bytes | list[bytes]
 

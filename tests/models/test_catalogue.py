@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.catalogue import CatalogueError, Entry, entries, pull
-from service.repository import Repository
+from service.model.repository import Repository
 
 
 def wheel(folder: Path, package: str, version: str, files: dict[str, bytes]) -> None:

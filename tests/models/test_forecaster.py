@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from models.catalogue import TRAINED
-from service.proof import doctor, load
-from service.repository import Repository
+from service.model.proof import doctor, load
+from service.model.repository import Repository
 from tests.zoo import row, stream
 
 SERIES = Path(__file__).parent.parent.parent / "examples" / "water-flow.csv"

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.cell import Cell
-from service.proof import doctor, load
-from service.repository import Repository
+from service.model.cell import Cell
+from service.model.proof import doctor, load
+from service.model.repository import Repository
 from service.values import CellWork, Row
 from tests.zoo import cell_of, good, row, stream
 

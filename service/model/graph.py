@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from service.wiring import ModelRefused, Port
+from service.model.wiring import ModelRefused, Port
 
 # Operators of com.microsoft that ONNX Runtime's own optimiser and quantiser write into files.
 FUSED_OPERATORS = frozenset(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.cell import Cell
 from service.errors import CellwireError
+from service.model.cell import Cell
 from service.values import CellResult, CellWork, InputSpec, Row
 
 SEED = 20261123

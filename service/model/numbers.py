@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.manifest import ManifestError
+from service.model.manifest import ManifestError
 from service.values import TensorSpec
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.manifest import (
+from service.model.manifest import (
     PROVIDERS,
     TRITON_DTYPES,
     Carry,
@@ -24,9 +24,9 @@ from service.manifest import (
     State,
     Tensor,
 )
-from service.numbers import exact, from_file
+from service.model.numbers import exact, from_file
+from service.model.wiring import ModelRefused, Place, Port, pair_states, place
 from service.values import FixedSpec, InputSpec, ModelSpec, StateSpec, TensorSpec
-from service.wiring import ModelRefused, Place, Port, pair_states, place
 
 DEFAULT_MAX_BATCH = 64
 

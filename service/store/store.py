@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from service import errors, metrics
 from service.errors import CellwireError, Position
-from service.link import Answer, Command, Link, Send
-from service.scripts import (
+from service.store.link import Answer, Command, Link, Send
+from service.store.scripts import (
     CLAIM,
     CLOSE,
     COMMIT,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from service.graph import node_graphs, nodes, subgraphs
+from service.model.graph import node_graphs, nodes, subgraphs
 
 RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 INITIAL_H = 5

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from service.errors import CellwireError, ModelFailed, NonFinite
-from service.layout import Array, Layout, Slot, slots_of, widen
+from service.model.layout import Array, Layout, Slot, slots_of, widen
 from service.values import CellResult, CellWork, ModelSpec, Row
 
 WARM_RUNS = 5

@@ -7,11 +7,10 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from importlib.resources import files
 from typing import NamedTuple
 
-from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint
+from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, Mode, ResumePoint
 
 NONCE_BYTES = 16
 
@@ -20,7 +19,7 @@ class Script:
     """One Lua script with the SHA-1 that names it on the store."""
 
     def __init__(self, name: str) -> None:
-        lua = files("service").joinpath("lua")
+        lua = files("service.store").joinpath("lua")
         self.name = name
         self.source = (lua.joinpath("prelude.lua").read_text() + lua.joinpath(f"{name}.lua").read_text()).encode()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
@@ -173,26 +172,6 @@ class Peek(NamedTuple):
     def pack(self) -> bytes:
         """Nothing but the key is asked."""
         return b""
-
-
-class Mode(IntEnum):
-    """What an open may do."""
-
-    CREATE = 1
-    RESUME = 2
-    CREATE_OR_RESUME = 3
-    RESTART = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
-    """What the caller last knew of its session."""
-
-    received: Checkpoint
-    durable_step: int
-    store_id: bytes = b""
-    incarnation: bytes = b""
-    undurable: tuple[Checkpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import pytest
 
 from cellwire.cli.embedded import EmbeddedStore
 from service.errors import StoreUnavailable
-from service.link import Link, Send
-from service.scripts import CLAIM, COMMIT, PEEK, Commit, Granted, Peek, claim_answer
+from service.store.link import Link, Send
+from service.store.scripts import CLAIM, COMMIT, PEEK, Commit, Granted, Peek, claim_answer
 from tests.proxy import Fault, Proxy, chaos
 from tests.scripted import Answer, Held, Scripted, claim, held, new_key
 from tests.waiting import until

@@ -14,12 +14,12 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from service import graph
-from service.contract import wire
 from service.errors import ModelUnknown
-from service.manifest import Manifest, parse
+from service.model import graph
+from service.model.contract import wire
+from service.model.manifest import Manifest, parse
+from service.model.wiring import ModelRefused
 from service.values import DIGEST_BYTES, ModelSpec, TensorSpec
-from service.wiring import ModelRefused
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 GRAPH_FILE = "model.onnx"

@@ -9,11 +9,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from models.cells import build, checker, draw
-from service.cell import Cell
 from service.errors import ModelUnknown
-from service.repository import Repository
+from service.model.cell import Cell
+from service.model.repository import Repository
+from service.model.wiring import ModelRefused
 from service.values import CellWork
-from service.wiring import ModelRefused
 from tests.zoo import good, graph, row, write
 
 IDENTITY = graph("(float[batch,2] x) => (float[batch,2] y)", "y = Identity(x)")

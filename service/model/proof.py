@@ -12,13 +12,13 @@ from typing import Literal
 import onnx
 import structlog
 
-from service.cell import Cell
 from service.errors import CellwireError
-from service.operators import remarks
-from service.repository import Repository
-from service.trial import Inputs, difference
+from service.model.cell import Cell
+from service.model.operators import remarks
+from service.model.repository import Repository
+from service.model.trial import Inputs, difference
+from service.model.wiring import ModelRefused
 from service.values import CellResult, CellWork, ModelSpec, Row
-from service.wiring import ModelRefused
 
 __all__ = ["Check", "ModelRefused", "Proof", "doctor", "load", "prove"]
 

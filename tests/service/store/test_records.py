@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import CodecTooNew, StateCorrupt
-from service.records import (
+from service.store.records import (
     CODEC_VERSION,
     Options,
     Record,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cellwire.cli.embedded import EmbeddedStore
-from service.scripts import (
+from service.store.scripts import (
     CLAIM,
     CLOSE,
     COMMIT,
@@ -17,15 +17,13 @@ from service.scripts import (
     Granted,
     Item,
     Kill,
-    Mode,
     Owner,
     Peek,
-    ResumePoint,
     Script,
     claim_answer,
     peek_answer,
 )
-from service.values import MAX_STEP, Checkpoint
+from service.values import MAX_STEP, Checkpoint, Mode, ResumePoint
 from tests.scripted import (
     ALICE,
     BOB,

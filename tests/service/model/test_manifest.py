@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contract import wire
-from service.manifest import ManifestError, parse
+from service.model.contract import wire
+from service.model.manifest import ManifestError, parse
+from service.model.wiring import Port
 from service.values import ModelSpec
-from service.wiring import Port
 
 F32, I64 = np.dtype("float32"), np.dtype("int64")
 X = Port("x", F32, ("batch", 4))

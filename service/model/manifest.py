@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.wiring import ModelRefused
+from service.model.wiring import ModelRefused
 
 MAX_MANIFEST_BYTES = 1 << 20
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

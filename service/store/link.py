@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from service import metrics
 from service.errors import StoreUnavailable
-from service.scripts import Item, Script
+from service.store.scripts import Item, Script
 
 logger = structlog.get_logger(__name__)
 

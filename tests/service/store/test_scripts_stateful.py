@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from service.scripts import (
+from service.store.scripts import (
     CLAIM,
     CLOSE,
     COMMIT,
@@ -18,13 +18,11 @@ from service.scripts import (
     Commit,
     Granted,
     Kill,
-    Mode,
     Peek,
-    ResumePoint,
     Script,
     claim_answer,
 )
-from service.values import Checkpoint
+from service.values import Checkpoint, Mode, ResumePoint
 from tests.model.session_model import SessionModel
 from tests.scripted import ALICE, BOB, LEASE, MAX_LEASE, TOMBSTONE, Answer, Held, Scripted, claim, digest, held, new_key
 

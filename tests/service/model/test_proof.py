@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from models.cells import build, checker, draw
-from service.proof import Check, ModelRefused, Proof, doctor, load
+from service.model.proof import Check, ModelRefused, Proof, doctor, load
 from tests.zoo import graph, write
 
 

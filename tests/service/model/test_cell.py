@@ -9,8 +9,8 @@ import pytest
 from onnx import numpy_helper
 
 from models.cells import build, checked, checker, draw
-from service.cell import Cell
 from service.errors import ModelFailed, NonFinite
+from service.model.cell import Cell
 from service.values import CellResult, CellWork
 from tests.zoo import cell_of, good, graph, row, stream
 

@@ -1,0 +1,1 @@
+"""Sessions in Redis: the scripts, what is stored, and the connections that call."""
