@@ -1,5 +1,6 @@
 """Fixtures that all tests share: a real store, models, a tenant of the test's own, real replicas."""
 
+import logging
 import os
 import shutil
 import uuid
@@ -10,6 +11,7 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+import structlog
 from hypothesis import settings
 
 from cellwire.cli.children import Children
@@ -35,6 +37,17 @@ def store_program(name: str) -> Path | None:
     if program is None:
         pytest.skip("redis-server is not installed")
     return Path(program)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """What a command of the program does to the logs of its process ends with its test."""
+    root, raise_exceptions = logging.getLogger(), logging.raiseExceptions
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:], logging.raiseExceptions = handlers, raise_exceptions
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -130,6 +130,8 @@ async def test_every_message_sent_twice_is_executed_once(channel: grpc.aio.Chann
         assert (first.replayed, second.replayed) == (False, True)
         assert second.outputs.SerializeToString() == first.outputs.SerializeToString()
         assert (second.step, second.h) == (first.step, first.h)
+    refused = await stream.refused(pb.StreamRequest(timestep=timestep(30, number(99))))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STEP_CONFLICT")
     assert client.numbers() == checked(values(1, 30))
     await stream.close()
 

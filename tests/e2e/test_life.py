@@ -235,7 +235,9 @@ async def test_the_admin_port_answers(server: Server) -> None:
 
 
 @on_the_module_loop
-async def test_metrics_can_be_parsed_and_name_no_session(channel: grpc.aio.Channel, server: Server) -> None:
+async def test_metrics_can_be_parsed_and_name_no_session(
+    channel: grpc.aio.Channel, server: Server, place: Place
+) -> None:
     name = uuid.uuid4().hex
     stream, _, _ = await begun(channel, name)
     await stream.close()
@@ -258,7 +260,7 @@ async def test_metrics_can_be_parsed_and_name_no_session(channel: grpc.aio.Chann
     (up,) = families["cellwire_store_up"].samples
     assert up.value == 1
     assert name not in text
-    assert server._settings.tenant not in text
+    assert place.tenant not in text
 
 
 @on_the_module_loop

@@ -4,7 +4,8 @@ import asyncio
 import gc
 import os
 import random
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -14,6 +15,7 @@ from cellwire.v1 import cell_service_pb2 as pb
 from service.server import Server
 from service.store.store import session_key
 from tests.harness import Place, WireStream, number, replica, timestep
+from tests.numbered import Numbered
 from tests.waiting import until
 
 STREAMS, AT_ONCE = 200, 20
@@ -100,6 +102,35 @@ async def test_cancelled_streams_leave_no_task_descriptor_claim_or_lease(place: 
             assert opened > STREAMS / 4
 
 
+async def test_a_call_that_did_not_commit_leaves_no_lease(place: Place) -> None:
+    store: Redis = Redis.from_url(place.store_url)
+    key = session_key(place.tenant, "s")
+
+    async def free() -> bool:
+        return bool(await store.hget(key, "l") == b"0")
+
+    try:
+        async with replica(place) as server, dial(server) as channel:
+            client = Numbered("s", [number(step) for step in range(9)])
+            client.take(await client.call(channel, 1))
+            for other in (1, 5):  # a replay, then a gap
+                epoch = await store.hget(key, "e")
+                with suppress(grpc.aio.AioRpcError):
+                    await client.call(channel, other)
+                assert await store.hget(key, "e") != epoch
+                released = asyncio.create_task(poll(free))
+                await until(released.done, "the lease was released")
+                await released
+    finally:
+        await store.aclose()
+
+
+async def poll(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Asks until it is so; its caller bounds it."""
+    while not await condition():
+        pass
+
+
 async def test_closed_sessions_and_their_keys_are_gone_after_the_tombstones_time(place: Place) -> None:
     pattern = session_key(place.tenant, "*")
     async with replica(place, tombstone=1.0) as server, dial(server) as channel:
@@ -111,14 +142,11 @@ async def test_closed_sessions_and_their_keys_are_gone_after_the_tombstones_time
             await stream.close()
         store: Redis = Redis.from_url(place.store_url)
         try:
-            left = {key async for key in store.scan_iter(match=pattern)}
 
-            async def look() -> None:
-                while left:
-                    left.clear()
-                    left.update({key async for key in store.scan_iter(match=pattern)})
+            async def none_left() -> bool:
+                return not [key async for key in store.scan_iter(match=pattern)]
 
-            looking = asyncio.create_task(look())
+            looking = asyncio.create_task(poll(none_left))
             await until(looking.done, "no key left")
             await looking
         finally:

@@ -115,13 +115,13 @@ async def test_a_shifted_answer_closes_the_connection_and_is_given_to_nobody(
     assert proxy.accepted == connections + 4
 
 
-async def test_a_late_answer_is_waited_for(store: Scripted, proxy: Proxy, link: Link) -> None:
+async def test_a_late_answer_is_waited_for(store: Scripted, proxy: Proxy) -> None:
     session = store.claimed(claim(new_key()))
-    await warm(link)
-    connections = proxy.accepted
+    link = Link(proxy.url, SOON, "patient", nothing_first)
     proxy.strike(Fault.DELAY)
     assert await link.call(COMMIT, [session.commit()], soon()) == [b"OK 1"]
-    assert proxy.accepted == connections
+    assert proxy.struck == proxy.accepted == 1
+    await link.aclose()
 
 
 async def test_a_cancelled_call_leaves_no_answer_for_the_next(store: Scripted, proxy: Proxy, link: Link) -> None:
