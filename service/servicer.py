@@ -64,7 +64,6 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         self.streams: set[LiveStream] = set()
         """Live ones; a drain waits until there are none."""
         self._running_calls = 0
-
         self._left = asyncio.Event()
 
     @property

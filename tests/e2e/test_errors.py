@@ -523,19 +523,19 @@ class FailingCell(Cell):
 async def test_the_unforeseen_is_told_as_an_id_that_the_log_has(
     channel: grpc.aio.Channel, server: Server, models: Path, name: str
 ) -> None:
-    cell = FailingCell(*Repository([models]).open("checker", "1"))
+    cell = FailingCell(*Repository([models]).open("checker", "2"))
     async with LoadedCell(cell) as loaded:
-        sound = server.cells._loaded["checker", "1"]
-        server.cells._loaded["checker", "1"] = loaded
+        sound = server.cells._loaded["checker", "2"]
+        server.cells._loaded["checker", "2"] = loaded
         try:
-            open_ = pb.Open(session_id=name, model="checker", version="1", create_token=TOKEN)
+            open_ = pb.Open(session_id=name, model="checker", version="2", create_token=TOKEN)
             stream = WireStream(channel)
-            await stream.open(name, create_token=TOKEN, version="1")
+            await stream.open(name, create_token=TOKEN, version="2")
             with capture_logs() as lines, pytest.raises(grpc.aio.AioRpcError) as streamed:
                 await stream.step(1, number(7))
             with pytest.raises(grpc.aio.AioRpcError) as unary:
                 await call(
-                    channel, pb.Open(session_id=f"{name}-call", model="checker", version="1"), good("checker", 1)
+                    channel, pb.Open(session_id=f"{name}-call", model="checker", version="2"), good("checker", 1)
                 )
             for error in (streamed, unary):
                 told = fault_of(error.value)
@@ -549,7 +549,7 @@ async def test_the_unforeseen_is_told_as_an_id_that_the_log_has(
             response = await call(channel, open_, good("checker", 1))
             assert int(arrays(response.reply.outputs)["y"][0]) == checked([7])[0]
         finally:
-            server.cells._loaded["checker", "1"] = sound
+            server.cells._loaded["checker", "2"] = sound
 
 
 @pytest.mark.parametrize("style", ["console", "json"])

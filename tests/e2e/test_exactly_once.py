@@ -31,7 +31,7 @@ from tests.harness import Fault as Told
 from tests.harness import Place, ReplicaProcess, WireStream, arrays, number, replica, timestep
 from tests.numbered import Ended, Numbered
 from tests.proxy import Fault, Proxy, chaos
-from tests.waiting import until
+from tests.waiting import LONGEST, until
 
 TWINS = ("silero_vad", "silero_vad_16k_op15", "silero_vad_16k_sequence", "silero_vad_openvino_16k")
 NEAR_TWIN = "silero_vad_op18_ifless"
@@ -214,7 +214,8 @@ async def ended_without_a_reply(stream: WireStream) -> Told:
         return response
 
     stream.read = watched  # type: ignore[method-assign]
-    fault = await stream.ended()
+    async with asyncio.timeout(LONGEST):
+        fault = await stream.ended()
     assert not replies
     return fault
 
