@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any
@@ -72,6 +72,8 @@ class Server:
         self._store_seen: float | None = None
         """When the store was last seen in order; None: not yet, or its settings are wrong."""
         self._fault: str | None = None
+        self._stop = asyncio.Event()
+        self._failed = False
         self._hurry = asyncio.Event()
         """Set by a second signal: the drain waits no longer."""
 
@@ -145,8 +147,8 @@ class Server:
         await self._grpc.start()
         stack.push_async_exit(self._drain)
         leases = Leases(self.sessions, self.store, settings.heartbeat)
-        for work in (leases.run(), self._watch_store()):
-            task = asyncio.create_task(work)
+        for work in (leases.run, self._watch_store):
+            task = asyncio.create_task(self._keep_running(work))
             stack.push_async_callback(tasks.end, task)
         if settings.port_file:
             try:
@@ -163,16 +165,30 @@ class Server:
         await self._exit.__aexit__(kind, error, trace)
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT; a second one ends the grace of the drain."""
-        stop = asyncio.Event()
+        """Serves until SIGTERM or SIGINT; a second one ends the grace of the drain.
+
+        Raises:
+            RuntimeError: a task of the replica's own failed; the replica is to be drained.
+        """
         loop = asyncio.get_running_loop()
 
         def on_signal() -> None:
-            (self._hurry if stop.is_set() else stop).set()
+            (self._hurry if self._stop.is_set() else self._stop).set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
-        await stop.wait()
+        await self._stop.wait()
+        if self._failed:
+            raise RuntimeError("a task of the replica failed")
+
+    async def _keep_running(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Readiness or leases would freeze unseen if one of these died: it takes the replica with it."""
+        try:
+            await work()
+        except Exception:
+            logger.exception("server.task_failed")
+            self._failed = True
+            self._stop.set()
 
     async def _drain(self, *_: object) -> None:
         """Leaves without losing a timestep.
