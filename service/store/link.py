@@ -90,7 +90,8 @@ class Link:
         async with self._busy:
             while True:
                 try:
-                    async with asyncio.timeout(self._timeout * 2):
+                    left = max(FIRST_PAUSE, deadline - time.monotonic())
+                    async with asyncio.timeout(min(self._timeout * 2, left)):
                         answers = await self._once(script, command, tag, len(keys))
                     self._gave_up = False
                     return answers

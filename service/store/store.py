@@ -135,7 +135,11 @@ class Store:
             if not chosen:
                 continue
             started = time.perf_counter()
-            answers = await self._call(self._writes, script, chosen)
+            try:
+                answers = await self._call(self._writes, script, chosen)
+            except errors.StoreUnavailable as error:  # what another kind's call was told stands
+                results |= {id(item): error for item in chosen}
+                continue
             if kind is Commit:
                 metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
                 metrics.COMMIT_SIZE.observe(len(chosen))
