@@ -33,7 +33,8 @@ class Standing:
             opening.resume_point.CopyFrom(self.point.message())
         if self.point.step:
             opening.mode = pb.OPEN_MODE_RESUME
-            opening.ClearField("constants")
+            for kept in ("constants", "outputs", "gates"):  # with the session, since it was created
+                opening.ClearField(kept)
         return opening
 
     def adopt(self, told: pb.Opened, may_have_reached: Callable[[int], bool] | None) -> int:

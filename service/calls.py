@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from service.codec import OpenRequest, Reply
-from service.errors import CellwireError, SessionBusy, StaleOpen, Superseded
+from service.errors import CellwireError, SessionBusy, SessionClosed, StaleOpen, Superseded
 from service.session import Session
 from service.sessions import OpenedSession, Sessions
 from service.store.store import ClaimLost
@@ -95,13 +95,31 @@ class Calls:
                 attempt += 1
                 await _pause(attempt, deadline, error)
 
-    def release(self, session: Session) -> None:
-        """Gives up the lease of a claim that did not write."""
-        self._sessions.release(session)
+    async def close(self, request: OpenRequest, step: int | None, deadline: float) -> int:
+        """Ends a session for good: its last step. One that is closed already is no error.
 
-    def forget(self, session_id: str) -> None:
-        """The session is not kept any longer."""
-        self._kept.pop(session_id, None)
+        Args:
+            request: names the session and its token.
+            step: its last step as the caller knows it; None: whatever it is.
+            deadline: monotonic time until which a session that others want is looked at again.
+
+        Raises:
+            CellwireError: why not.
+        """
+        self._kept.pop(request.session_id, None)
+        attempt = 0
+        while True:
+            try:
+                session = (await self.open(request, deadline)).session
+                try:
+                    return await session.close(session.step_number if step is None else step)
+                finally:
+                    self._sessions.release(session)
+            except SessionClosed as error:
+                return error.position.step if error.position else 0
+            except (Superseded, ClaimLost) as error:
+                attempt += 1
+                await _pause(attempt, deadline, error)
 
     def _as_created(self, request: OpenRequest, opened: OpenedSession) -> OpenRequest:
         """Asked again, a session whose token was drawn here is opened with that token."""

@@ -58,7 +58,9 @@ class LoadedCell:
         """One batch, on the event loop when it is short, in this model's own thread when it is not."""
         self._batch_size.observe(len(items))
         self._queue_seconds.observe(self.batcher.oldest_wait)
-        if self._cell.seconds(len(items)) < INLINE_SECONDS:
+        # With a time axis there is one call for each number of timesteps, and it takes so many times longer.
+        calls = 1 if self.spec.time_axis is None else sum({len(item.rows) for item in items})
+        if self._cell.seconds(len(items)) * calls < INLINE_SECONDS:
             results = self._cell.run(items)
         else:
             results = await asyncio.get_running_loop().run_in_executor(self._thread, self._cell.run, items)

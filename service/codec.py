@@ -100,8 +100,10 @@ def decode_open(message: cell_pb.Open) -> OpenRequest:
         raise invalid("model", "a name, unless the session is resumed")
     if not VERSION.fullmatch(message.version):
         raise invalid("version", "up to 128 characters of A-Za-z0-9._-")
-    if mode is Mode.RESUME and message.constants:
-        raise invalid("constants", "none on a resume: they are kept with the session")
+    if mode is Mode.RESUME:
+        for field in ("constants", "outputs", "gates"):
+            if getattr(message, field):
+                raise invalid(field, "none on a resume: they are kept with the session")
     if message.write_mode == cell_pb.WRITE_MODE_WRITE_BEHIND:
         raise Unsupported("write_mode: this release serves write-through")
     if message.replicas:
@@ -176,6 +178,8 @@ def decode_timestep(message: cell_pb.Timestep, spec: ModelSpec, unnumbered: bool
         raise invalid("step", "0 in a session opened unnumbered")
     if not unnumbered and not step:
         raise invalid("step", "from 1; unnumbered is chosen at open")
+    if message.HasField("timeout"):
+        raise Unsupported("timeout: this release starts every timestep that it accepts")
     timesteps = message.timesteps
     if timesteps > max_timesteps:
         raise invalid("timesteps", f"at most {max_timesteps}")

@@ -103,7 +103,7 @@ class Server:
         )
         try:
             self.store = await stack.enter_async_context(store)
-        except ValueError:  # its text may hold the password
+        except (ValueError, TypeError):  # its text may hold the password
             raise CannotStart("CELLWIRE_STORE_URL: not the URL of a store") from None
         await self.store.check()
         # 2

@@ -21,7 +21,7 @@ from service.codec import (
     first_message,
     reply_message,
 )
-from service.errors import AlreadyOpen, CellwireError, Draining, Unsupported
+from service.errors import AlreadyOpen, CellwireError, Draining, SessionClosed, Unsupported
 from service.session import Session
 from service.sessions import OpenedSession, Sessions
 from service.tensors import invalid, tensor_spec
@@ -110,7 +110,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         except CellwireError as error:
             if session is None:
                 raise
-            stream.end(error)
+            stream.ended = error  # what the step met counts for more than a drain that came meanwhile
         finally:
             stream.waiting = False
             self.streams.discard(stream)
@@ -146,7 +146,10 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
     async def _close(self, session: Session, close: pb.Close) -> pb.StreamResponse:
         step = session.step_number
         if not close.keep and not session.closed:
-            step = await session.close(close.step)
+            try:
+                step = await session.close(close.step)
+            except SessionClosed as error:  # by an operator, or by this client elsewhere: it is what was asked for
+                step = error.position.step if error.position else step
         return pb.StreamResponse(closed=pb.Closed(step=step))
 
     async def Step(self, request: pb.StepRequest, context: Any) -> pb.StepResponse:  # noqa: N802

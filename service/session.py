@@ -23,7 +23,9 @@ from service.errors import (
     StepGap,
     StepTooOld,
     StoreFull,
+    StoreLost,
     StoreUnavailable,
+    Superseded,
 )
 from service.store.records import (
     Options,
@@ -35,7 +37,7 @@ from service.store.records import (
     encode_state,
 )
 from service.store.scripts import Close, Commit, Granted, Heartbeat, Owner
-from service.store.store import Write
+from service.store.store import ClaimLost, Write
 from service.values import CellWork, ModelSpec, Row, Timestep, chain
 
 logger = structlog.get_logger(__name__)
@@ -88,7 +90,7 @@ class Session:
         self.last_write = time.monotonic()
         self.ended: CellwireError | None = None
         self.on_lost: Callable[[CellwireError], None] | None = None
-        """Called once when the claim is lost while no step is in hand."""
+        """Called once when the claim is lost other than by a step."""
         self._terms = terms
         self._writes = writes
         self._encode = cell.encoder(self.options.outputs)
@@ -199,6 +201,11 @@ class Session:
     def closed(self) -> bool:
         """True once it was closed for good through this Session."""
         return isinstance(self.ended, SessionClosed)
+
+    @property
+    def claim_is_gone(self) -> bool:
+        """True if the store was seen without this claim: there is nothing to release."""
+        return isinstance(self.ended, SessionClosed | Superseded | StoreLost | ClaimLost)
 
     async def close(self, step: int) -> int:
         """Ends the session for good: its last step.

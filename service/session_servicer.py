@@ -11,7 +11,7 @@ from cellwire.v1 import session_service_pb2 as pb
 from cellwire.v1 import session_service_pb2_grpc
 from service.calls import Calls
 from service.codec import TOKEN_BYTES, OpenRequest, decode_session_id, duration
-from service.errors import CellwireError, SessionClosed, Unsupported
+from service.errors import CellwireError, Unsupported
 from service.store.scripts import Seen
 from service.store.store import Store
 from service.tensors import invalid
@@ -63,19 +63,9 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
             return pb.CloseSessionResponse(step=await self._store.kill(session_id, self._tombstone))
         if len(request.create_token) != TOKEN_BYTES:
             raise invalid("create_token", f"{TOKEN_BYTES} bytes, or none")
-        open_request = OpenRequest(session_id, request.create_token, Mode.RESUME)
-        try:
-            opened = await self._calls.open(open_request, time.monotonic() + LONGEST_CLOSE)
-        except SessionClosed as error:
-            return pb.CloseSessionResponse(step=error.position.step if error.position else 0)
-        session = opened.session
-        step = request.step if request.HasField("step") else session.step_number
-        try:
-            return pb.CloseSessionResponse(step=await session.close(step))
-        finally:
-            self._calls.forget(session_id)
-            if not session.closed:
-                self._calls.release(session)
+        resume = OpenRequest(session_id, request.create_token, Mode.RESUME)
+        step = request.step if request.HasField("step") else None
+        return pb.CloseSessionResponse(step=await self._calls.close(resume, step, time.monotonic() + LONGEST_CLOSE))
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Any) -> pb.ForkSessionResponse:  # noqa: N802
         """Not in this release."""

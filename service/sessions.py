@@ -15,17 +15,19 @@ from service import metrics, tasks
 from service.batcher import Batcher
 from service.cells import Cells, LoadedCell
 from service.codec import TOKEN_BYTES, OpenRequest, decode_constants, decode_outputs
-from service.errors import CellwireError, Draining, Superseded
+from service.errors import CellwireError, Draining, ModelUnknown, Superseded
 from service.session import Session, Terms
 from service.store.records import Options, encode_options, encode_state
 from service.store.scripts import NONCE_BYTES, Claim, Commit, Granted, Owner, Release
 from service.store.store import Store, Write
-from service.tensors import invalid
+from service.tensors import MAX_NAME
 from service.values import ZERO_DIGEST, Mode, chain_origin, incarnation_of
 
 logger = structlog.get_logger(__name__)
 
 MAX_CLAIMS = 64
+TTL_AS_IT_IS = 0
+"""Of a session whose model is not known yet: its time to live is left alone."""
 LONGEST_LEASE = 4
 """In leases: one that is further ahead counts as lapsed."""
 
@@ -105,7 +107,7 @@ class Sessions:
 
     def release(self, session: Session) -> None:
         """Gives the lease up, if the claim still has one to give."""
-        if not session.closed:
+        if not session.claim_is_gone:
             session.end(None)
             self.spawn(self._release(session.owner, session.ttl_ms))
 
@@ -122,7 +124,7 @@ class Sessions:
         return task
 
     async def _open(self, request: OpenRequest, lease_ms: int) -> OpenedSession:
-        cell = await self._cells.get(request.model, request.version) if request.model else None
+        cell = await self._named(request)
         drawn = b"" if request.create_token or request.mode is Mode.RESUME else os.urandom(TOKEN_BYTES)
         claim = self._claim(request, cell, request.create_token or drawn, lease_ms)
         granted = await self._claims.submit(claim)
@@ -133,23 +135,36 @@ class Sessions:
             )
             session = Session(request.session_id, owner, of_session, granted, self.terms, self.writes)
         except CellwireError:
-            self.spawn(self._release(owner, self.terms.idle_ttl))
+            self.spawn(self._release(owner, TTL_AS_IT_IS))
             raise
         how = granted.how
         metrics.OPENED.labels("created" if how == "created" else "resumed").inc()
         if how == "displaced":
             metrics.TAKEOVERS.inc()
         logger.info("session.opened", session_id=request.session_id, how=how, epoch=granted.epoch, step=granted.step)
+        if drawn and incarnation_of(drawn) != granted.incarnation:
+            drawn = b""  # the session was there: its token is another one
         return OpenedSession(session, how == "created", drawn, self._store.condition.store_id)
+
+    async def _named(self, request: OpenRequest) -> LoadedCell | None:
+        """The model that the open names; None where only the stored session can say what is meant."""
+        if not request.model:
+            return None
+        try:
+            return await self._cells.get(request.model, request.version)
+        except ModelUnknown:
+            if request.mode is not Mode.RESUME or len(request.model) > MAX_NAME:
+                raise
+            return None  # the claim answers MODEL_NOT_HERE or MODEL_CHANGED, and is not taken
 
     def _claim(self, request: OpenRequest, cell: LoadedCell | None, token: bytes, lease_ms: int) -> Claim:
         """The claim item, with everything that a new session would start from."""
         terms = self.terms
-        name, version, digest, options, h0, state, ttl = "", "", "", b"", ZERO_DIGEST, b"", terms.idle_ttl
+        name, version, digest, options, h0, state, ttl = request.model, "", "", b"", ZERO_DIGEST, b"", TTL_AS_IT_IS
         incarnation = incarnation_of(token) if token else b""
         if cell:
             spec = cell.spec
-            name, version, digest = spec.name, spec.version, spec.digest.hex()
+            version, digest = spec.version, spec.digest.hex()
             ttl = terms.ttl(spec)
             if request.mode is not Mode.RESUME:
                 chosen = decode_outputs(spec, request.outputs, request.gates)
@@ -157,8 +172,6 @@ class Sessions:
                 options = encode_options(Options(chosen, constants))
                 h0 = chain_origin(incarnation, spec.key, options)
                 state = encode_state(spec, spec.initial_state)
-        if request.mode is Mode.RESUME and request.outputs:
-            raise invalid("outputs", "none on a resume: they are kept with the session")
         return Claim(
             key=self._store.key(request.session_id),
             mode=request.mode,

@@ -77,8 +77,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> "Settings":
         if self.window >= self.ring:
             raise ValueError("window must be below ring")
-        if self.heartbeat >= self.lease:
-            raise ValueError("heartbeat must be below lease")
+        if 2 * self.heartbeat > self.lease:
+            raise ValueError("heartbeat must be at most half of lease")
         if self.idle_ttl < self.tombstone:
             raise ValueError("idle_ttl must be at least tombstone")
         if self.idle_ttl <= self.lease:

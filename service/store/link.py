@@ -88,6 +88,8 @@ class Link:
         command: list[bytes | int] = [b"EVALSHA", script.sha, len(keys), *keys, tag, *(item.pack() for item in items)]
         pause = FIRST_PAUSE
         async with self._busy:
+            if time.monotonic() > deadline:  # spent in the queue: the connection is not to blame
+                raise StoreUnavailable("the store does not answer in time")
             while True:
                 try:
                     left = max(FIRST_PAUSE, deadline - time.monotonic())

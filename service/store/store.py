@@ -120,7 +120,10 @@ class Store:
         answers = await self._call(self._claims, CLAIM, list(first.values()))
         results = {id(item): self._claimed(item, answer) for item, answer in zip(first.values(), answers, strict=True)}
         if later:
-            again = await self.claim_batch(later)
+            try:
+                again: Sequence[Granted | CellwireError] = await self.claim_batch(later)
+            except errors.StoreUnavailable as error:  # what the first ones were granted stands
+                again = [error] * len(later)
             results |= {id(item): result for item, result in zip(later, again, strict=True)}
         return [results[id(item)] for item in items]
 
@@ -335,14 +338,16 @@ def _model(key: str) -> str:
 
 
 def _store_error(answer: Answer) -> CellwireError:
-    code = answer.removeprefix(b"ERROR ").decode() if isinstance(answer, bytes) else "ANSWER"
+    if not isinstance(answer, bytes) or not re.fullmatch(rb"ERROR [A-Z]{1,32}", answer):
+        return _unreadable()
+    code = answer[6:].decode()
     metrics.STORE_ERRORS.labels(code).inc()
     if code == "OOM":
         return errors.StoreFull("the store's memory is full")
     if code == "WRONGTYPE":
         logger.error("store.wrong_type")
         return errors.StateCorrupt("the session's key holds something else")
-    if code == "SCRIPT":
+    if code in ("CORRUPT", "SCRIPT"):
         return _unreadable()
     return errors.StoreUnavailable("the store refused the call")
 

@@ -321,7 +321,7 @@ async def held_commit(
     place: Place, directory: Path, client: Numbered
 ) -> AsyncIterator[tuple[Proxy, WireStream, grpc.aio.Channel]]:
     """The client's step 4 is on its way to the store, in a call that is kept back; and a second replica."""
-    async with behind_a_proxy(place, directory, heartbeat=10.0) as (proxy, one, other):
+    async with behind_a_proxy(place, directory, heartbeat=7.0) as (proxy, one, other):
         await client.ride(one, 3)
         stream = await client.open(one)
         proxy.strike(Fault.HOLD)

@@ -4,10 +4,13 @@ import os
 
 import grpc
 import numpy as np
+import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from cellwire.v1 import cell_service_pb2 as pb
+from cellwire.v1 import cell_service_pb2_grpc, session_service_pb2, session_service_pb2_grpc
 from models.cells import checked
-from tests.harness import WireStream, arrays, number
+from tests.harness import Place, WireStream, arrays, fault_of, number, open_fault, replica, timestep
 
 
 async def test_each_timestep_is_answered_with_its_state(channel: grpc.aio.Channel) -> None:
@@ -32,3 +35,61 @@ async def test_a_message_of_several_timesteps_equals_them_one_by_one(channel: gr
     assert reply.step == 5
     assert arrays(reply.outputs)["y"].reshape(-1).tolist() == checked([0, 1, 2, 3, 4])
     await stream.close()
+
+
+async def test_a_token_is_drawn_and_told_only_for_a_session_that_is_created(channel: grpc.aio.Channel) -> None:
+    first = WireStream(channel)
+    assert len((await first.open()).create_token) == 16
+    await first.replied(1, number(3))
+    await first.ask(pb.StreamRequest(close=pb.Close(step=1, keep=True)))
+    second = WireStream(channel)
+    epoch = (await open_fault(channel, session_id="s", model="checker")).position
+    assert epoch is not None
+    opened = await second.open(found_epoch=epoch.epoch)
+    assert (opened.created, opened.step, opened.create_token) == (False, 1, b"")
+    await second.close()
+
+
+async def test_a_replica_without_the_model_of_a_session_sends_its_client_elsewhere(
+    channel: grpc.aio.Channel, place: Place
+) -> None:
+    token = os.urandom(16)
+    stream = WireStream(channel)
+    epoch = (await stream.open("elsewhere", create_token=token)).epoch
+    await stream.replied(1, number(3))
+    async with replica(place, load="lstm") as other, grpc.aio.insecure_channel(f"127.0.0.1:{other.port}") as there:
+        told = await open_fault(
+            there,
+            session_id="elsewhere",
+            model="checker",
+            version="1",
+            create_token=token,
+            mode=pb.OPEN_MODE_RESUME,
+            found_epoch=epoch,
+        )
+    assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_HERE")
+    await stream.replied(2, number(4))
+    await stream.close()
+
+
+async def test_a_deadline_that_would_not_be_kept_is_refused(channel: grpc.aio.Channel) -> None:
+    stub = cell_service_pb2_grpc.CellServiceStub(channel)
+    message = timestep(1, number(1))
+    message.timeout.CopyFrom(Duration(seconds=1))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.Step(pb.StepRequest(open=pb.Open(session_id="late", model="checker"), timestep=message))
+    assert fault_of(refused.value).reason == "UNSUPPORTED"
+
+
+async def test_closing_what_an_operator_closed_is_no_error(channel: grpc.aio.Channel) -> None:
+    token = os.urandom(16)
+    stream = WireStream(channel)
+    await stream.open("twice", create_token=token)
+    await stream.replied(1, number(3))
+    sessions = session_service_pb2_grpc.SessionServiceStub(channel)
+    assert (await sessions.CloseSession(session_service_pb2.CloseSessionRequest(session_id="twice"))).step == 1
+    response = await stream.ask(pb.StreamRequest(close=pb.Close(step=1)))
+    assert response.closed.step == 1
+    await stream.close()
+    again = session_service_pb2.CloseSessionRequest(session_id="twice", create_token=token)
+    assert (await sessions.CloseSession(again)).step == 1

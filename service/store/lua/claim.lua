@@ -13,6 +13,15 @@ local function ring_of(key, ring)
   return redis.call('HMGET', key, unpack(names))
 end
 
+-- A hash that this protocol did not write is refused before it is written to.
+local function check(k)
+  local e = tonumber(k.e)
+  if #k.i ~= 16 or #k.h ~= 16 or not e or e >= 2 ^ 53 - 1 or not (tonumber(k.n) and tonumber(k.c) and tonumber(k.p)
+    and tonumber(k.l)) then
+    error({ err = 'CORRUPT' })
+  end
+end
+
 -- h of a step, from the checkpoint or the ring; nil when the ring no longer has it.
 local function known(k, records, step)
   if step == tonumber(k.n) then
@@ -60,6 +69,10 @@ return each(function(key, item)
     struct.unpack('<BBc0c16Bc0Bc0Bc0Bc0I4c0I4c0c16I4c0Bc0I4I4I4I2Bc0BBc0Bc0Bc0Bc0Bc0Bc0BI4c0', item)
   step, durable = tonumber(step), tonumber(durable)
   local k = read(key, 'i', 'e', 'o', 'p', 'n', 'h', 'c', 'f', 'm', 'l', 'x', 's')
+
+  if k then
+    check(k)
+  end
 
   local function refuse(why, detail)
     return { why, k and k.e or '0', k and k.n or '0', k and k.h or '', detail or '' }
@@ -143,7 +156,7 @@ return each(function(key, item)
   end
 
   if k.o == o then
-    redis.call('PEXPIRE', key, ttl)
+    keep(key, ttl)
     return granted('resumed')
   end
   -- A lease further ahead than the longest one was written under another clock: it counts as lapsed.
@@ -155,8 +168,7 @@ return each(function(key, item)
   if found ~= k.e then
     return refuse('STALE_OPEN')
   end
-  -- PEXPIRE first: after a write that needs no memory the HSET, which adds none, is allowed even when memory is full.
-  redis.call('PEXPIRE', key, ttl)
+  keep(key, ttl)
   redis.call('HSET', key, 'e', new_epoch(k.e), 'o', o, 'p', k.e, 'l', decimal(now + lease), 'u', decimal(now))
   return granted(leased and 'displaced' or 'resumed')
 end)

@@ -38,6 +38,11 @@ local function fence(k, e, o)
   end
 end
 
+-- Refreshes the time to live; 0 leaves it as it is. It needs no memory: a write after it is allowed when memory is full.
+local function keep(key, ttl)
+  redis.call('PEXPIRE', key, ttl > 0 and ttl or redis.call('PTTL', key))
+end
+
 -- The fields of a session by name, or nil.
 local function read(key, ...)
   local values = redis.call('HMGET', key, ...)

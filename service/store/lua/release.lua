@@ -7,8 +7,7 @@ return each(function(key, item)
   if refused then
     return refused
   end
-  -- PEXPIRE first: after it the HSET, which adds nothing, is allowed even when memory is full.
-  redis.call('PEXPIRE', key, ttl)
+  keep(key, ttl)
   redis.call('HSET', key, 'l', '0', 'u', decimal(now))
   return 'OK'
 end)
