@@ -101,21 +101,21 @@ class Client:
     ) -> tuple[Reply, ResumePoint]:
         """Advance a session by one message without a stream, on any replica.
 
-        Begin with `ResumePoint.new(session_id, model)`; give the point that comes back to the next call, from this
-        program or another one. The call is repeated, on other replicas too, until it is answered; the state advances
-        exactly once. `frame` and `timesteps` are as for `Session.step`; numbers and lists must be arrays of the
-        model's dtype already.
+        Begin with `ResumePoint.new(session_id, model)`, which creates the session (SessionExists if there is another
+        of this id); give the point that comes back to the next call, from this program or another one. The call is
+        repeated, on other replicas too, until it is answered; the state advances exactly once. `frame` and
+        `timesteps` are as for `Session.step`; numbers and lists must be arrays of the model's dtype already.
         """
         request = cell_service_pb2.StepRequest(
             open=Open(
                 session_id=point.session_id,
                 create_token=point.token,
-                mode=_MODES["resume" if point.step else "create_or_resume"],
+                mode=_MODES["resume" if point.epoch else "create"],
                 model=point.model,
                 version=point.version,
                 resume_point=point.message() if point.h else None,
                 found_epoch=point.epoch,
-                constants=encode_frame(constants or {}, {}) if not point.step else (),
+                constants=encode_frame(constants or {}, {}) if not point.epoch else (),
             ),
             timestep=cell_service_pb2.Timestep(
                 step=point.step + 1, timesteps=timesteps, inputs=encode_frame(frame, {})
@@ -163,7 +163,8 @@ class Client:
                 with attempt:
                     return await self._attempt(rpc)
         except CellwireError as error:
-            raise final(error, self._patience) from error.__cause__
+            failure = final(error, self._patience)
+            raise failure from failure.__cause__
         raise AssertionError("an attempt returns or raises")
 
     async def _attempt(self, rpc: Callable[[Target], Awaitable[_Answer]]) -> _Answer:

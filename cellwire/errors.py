@@ -94,7 +94,7 @@ class CellwireError(Exception):
             cls.remedy = remedy
 
     def __str__(self) -> str:
-        expected = "; ".join(f"{field}: {text}" for field, text in self.fields if text != self.message)
+        expected = "; ".join(f"{field}: {text}" for field, text in self.fields if text not in self.message)
         return f"{self.reason}: {self.message}" + (f" ({expected})" if expected else "")
 
     @classmethod

@@ -1,7 +1,7 @@
 """Forecast the next hour's water flow from a feed of hourly readings, as a gateway would: one row, one timestep.
 
-cellwire serve &
-python examples/sensor_feed.py examples/water-flow.csv
+.venv/bin/cellwire serve --embedded-store &
+.venv/bin/python examples/sensor_feed.py examples/water-flow.csv
 """
 
 import argparse

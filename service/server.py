@@ -107,6 +107,9 @@ class Server:
             raise CannotStart("CELLWIRE_STORE_URL: not the URL of a store") from None
         await self.store.check()
         # 2
+        for path in settings.models:
+            if not path.is_dir():
+                raise CannotStart(f"CELLWIRE_MODELS: {path} is not a folder")
         names = [name.strip() for name in settings.load.split(",") if name.strip()]
         self.cells = await stack.enter_async_context(Cells(Repository(settings.repositories), names))
         missing = set(names) - set(self.cells.names())

@@ -7,7 +7,7 @@ from enum import IntEnum
 import typer
 from rich.console import Console
 
-from cellwire.errors import CellwireError, Unavailable
+from cellwire.errors import CellwireError, Disconnected, Unavailable
 
 
 class Exit(IntEnum):
@@ -21,22 +21,24 @@ class Exit(IntEnum):
     UNREACHABLE = 5
 
 
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def leave(code: Exit, line: str) -> typer.Exit:
     """Say one line on standard error; the exit to be raised."""
-    errors.print(f"cellwire: {' '.join(line.split())}", markup=False)
+    errors.print(f"cellwire: {' '.join(line.split())}")
     return typer.Exit(int(code))
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors of the service as one line and an exit code."""
+def told(*targets: str) -> Iterator[None]:
+    """Errors of the service, which was looked for at these targets, as one line and an exit code."""
     try:
         yield
     except Unavailable as error:
-        raise leave(Exit.UNREACHABLE, str(error)) from None
+        nobody = f"no replica answered at {', '.join(targets)}; is one running (cellwire serve)? "
+        lead = nobody if targets and isinstance(error.__cause__, Disconnected) else ""
+        raise leave(Exit.UNREACHABLE, f"{lead}{error}") from None
     except CellwireError as error:
         raise leave(Exit.FAILED, str(error)) from None
 

@@ -108,6 +108,7 @@ def doctor(
     Example: `cellwire models doctor silero_vad`
     """
     with extra("server"):
+        from models import catalogue
         from service import errors as service_errors
         from service import logs
         from service.model import proof
@@ -120,7 +121,9 @@ def doctor(
             try:
                 proofs.append(proof.doctor(repository, model, version))
             except service_errors.ModelUnknown:
-                raise leave(Exit.FAILED, f"no model {name}; `cellwire models list` shows which are here") from None
+                known = model in {entry.name for entry in catalogue.entries()}
+                hint = f"fetch it: cellwire models pull {model}" if known else "cellwire models list shows which are"
+                raise leave(Exit.FAILED, f"no model {name} here; {hint}") from None
     if as_json:
         typer.echo(json.dumps([_facts(each) for each in proofs], indent=2))
     else:

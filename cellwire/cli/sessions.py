@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from cellwire.cli.exits import told
+from cellwire.cli.exits import Exit, leave, told
 from cellwire.client import Client
 from cellwire.v1 import session_service_pb2 as pb
 
@@ -24,10 +25,11 @@ Wait = Annotated[float, typer.Option("--wait", help="Seconds to try to reach the
 def list_sessions(
     target: Target = "localhost:50051",
     limit: Annotated[int, typer.Option(help="The most to list.", min=1)] = 1000,
+    every: Annotated[bool, typer.Option("--all", help="Closed ones too.")] = False,
     as_json: AsJson = False,
     wait: Wait = 10.0,
 ) -> None:
-    """List sessions, in no order.
+    """List sessions, the last updated first.
 
     Example: `cellwire sessions list --target localhost:50051 --json`
     """
@@ -39,12 +41,14 @@ def list_sessions(
     async def ask(client: Client) -> list[pb.Session]:
         answer = await page(client, "")
         found = list(answer.sessions)
-        while answer.next_page_token and len(found) < limit:
+        while answer.next_page_token:
             answer = await page(client, answer.next_page_token)
             found += answer.sessions
-        return found[:limit]
+        return found
 
-    sessions = _ask(target, wait, ask)
+    found: list[pb.Session] = _ask(target, wait, ask)
+    found.sort(key=lambda session: session.updated.ToNanoseconds(), reverse=True)
+    sessions = [session for session in found if every or not session.closed][:limit]
     if as_json:
         typer.echo(json.dumps([_facts(session) for session in sessions], indent=2))
         return
@@ -68,7 +72,8 @@ def list_sessions(
             f"{facts['expires_in_seconds']:.0f} s",
             "closed" if facts["closed"] else f"{facts['state_bytes']} bytes",
         )
-    Console().print(table if sessions else "no sessions")
+    none = "no sessions but closed ones (--all)" if found else "no sessions"
+    Console(emoji=False).print(table if sessions else none)
 
 
 @app.command()
@@ -82,19 +87,14 @@ def show(
 
     Example: `cellwire sessions show mic-1`
     """
-    request = pb.GetSessionRequest(session_id=session_id)
-
-    async def ask(client: Client) -> pb.GetSessionResponse:
-        return await client.call(lambda replica: replica.sessions.GetSession(request, timeout=10.0))
-
-    facts = _facts(_ask(target, wait, ask).session)
+    facts = _facts(_get(session_id, target, wait))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), str(value))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 @app.command()
@@ -110,6 +110,9 @@ def close(
     Example: `cellwire sessions close mic-1 --yes`
     """
     if not yes:
+        _get(session_id, target, wait)
+        if not sys.stdin.isatty():
+            raise leave(Exit.USAGE, "nobody can be asked here: give --yes")
         typer.confirm(f"Drop the state of {session_id}?", abort=True)
     request = pb.CloseSessionRequest(session_id=session_id)
 
@@ -122,12 +125,22 @@ def close(
     )
 
 
+def _get(session_id: str, target: str, wait: float) -> pb.Session:
+    request = pb.GetSessionRequest(session_id=session_id)
+
+    async def ask(client: Client) -> pb.GetSessionResponse:
+        return await client.call(lambda replica: replica.sessions.GetSession(request, timeout=10.0))
+
+    answer: pb.GetSessionResponse = _ask(target, wait, ask)
+    return answer.session
+
+
 def _ask(target: str, wait: float, question: Callable[[Client], Awaitable[Any]]) -> Any:
     async def run() -> Any:
         async with Client(target, give_up_after=wait) as client:
             return await question(client)
 
-    with told():
+    with told(target):
         return asyncio.run(run())
 
 

@@ -4,7 +4,7 @@ import asyncio
 import csv
 import json
 import wave
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +17,9 @@ from cellwire.tensors import Array, Frame, TensorSpec
 
 Format = Literal["wav", "pcm", "csv", "ndjson"]
 FORMATS: dict[str, Format] = {".wav": "wav", ".pcm": "pcm", ".raw": "pcm", ".csv": "csv", ".ndjson": "ndjson"}
+
+_SHORTEST_FRAME = 64
+"""Samples; a shorter input is not made for audio."""
 
 
 class BadSource(Exception):
@@ -32,6 +35,8 @@ class Source:
     """How many, where that is known beforehand."""
     rate: float | None
     """Timesteps a second, where the source tells."""
+    sample_rate: int | None = None
+    """Of audio, samples a second."""
 
 
 def open_source(
@@ -39,15 +44,19 @@ def open_source(
 ) -> Source:
     """The frames of a stream, which is given as bytes and as text. Raises BadSource."""
     if form == "ndjson":
-        return Source(_lines(text), None, None)
+        return Source(_lines(text, model.inputs), None, None)
     if len(model.inputs) != 1:
         raise BadSource(f"{model.name} has {len(model.inputs)} inputs: give it NDJSON, one object a line")
     spec = model.inputs[0]
     if form == "csv":
         return Source(_rows(text, spec, columns), None, None)
     length = prod(spec.shape)
+    if spec.dtype.kind != "f" or len(spec.shape) != 1 or length < _SHORTEST_FRAME:
+        takes = f"{spec.dtype.name}{list(spec.shape)}"
+        raise BadSource(f"{model.name} takes no audio: its input {spec.name} is {takes}, not a frame of samples")
     if form == "pcm":
-        return Source(_frames(iter(lambda: stream.read(2 * length), b""), spec), None, sample_rate / length)
+        frames = _frames(iter(lambda: stream.read(2 * length), b""), spec)
+        return Source(frames, None, sample_rate / length, sample_rate)
     return _wav(stream, spec)
 
 
@@ -69,7 +78,8 @@ def _wav(stream: IO[bytes], spec: TensorSpec) -> Source:
     length = prod(spec.shape)
     total = -(-audio.getnframes() // length)
     chunks = iter(lambda: audio.readframes(length), b"")
-    return Source(_frames(chunks, spec), total, audio.getframerate() / length)
+    rate = audio.getframerate()
+    return Source(_frames(chunks, spec), total, rate / length, rate)
 
 
 def _frames(chunks: Iterable[bytes], spec: TensorSpec) -> Iterator[Array]:
@@ -96,9 +106,10 @@ def _rows(text: TextIO, spec: TensorSpec, columns: list[str]) -> Iterator[Array]
             if header:
                 continue
         try:
-            yield np.array([float(row[column]) for column in chosen], spec.dtype).reshape(spec.shape)
+            numbers = np.array([float(row[column]) for column in chosen])
         except (ValueError, IndexError):
             raise BadSource(f"line {reader.line_num} is not {len(chosen)} numbers") from None
+        yield _array(numbers.reshape(spec.shape), spec, reader.line_num)
 
 
 def _chosen(columns: list[str], header: list[str] | None, width: int) -> list[int]:
@@ -114,7 +125,7 @@ def _chosen(columns: list[str], header: list[str] | None, width: int) -> list[in
     return places or list(range(width))
 
 
-def _lines(text: TextIO) -> Iterator[Frame]:
+def _lines(text: TextIO, specs: Sequence[TensorSpec]) -> Iterator[Frame]:
     """One timestep a line: a list, or an object input name -> list."""
     for number, line in enumerate(text, 1):
         if not line.strip():
@@ -123,9 +134,27 @@ def _lines(text: TextIO) -> Iterator[Frame]:
             frame: Any = json.loads(line)
         except ValueError:
             raise BadSource(f"line {number} is not JSON") from None
-        if not isinstance(frame, list | dict | int | float):
-            raise BadSource(f"line {number} is not a list or an object of lists")
-        yield frame
+        if isinstance(frame, list | int | float) and len(specs) == 1:
+            frame = {specs[0].name: frame}
+        names = [spec.name for spec in specs]
+        if not isinstance(frame, dict):
+            raise BadSource(f"line {number} is not {'a list or ' if len(specs) == 1 else ''}an object of lists")
+        if sorted(frame) != sorted(names):
+            raise BadSource(f"line {number} has the inputs {', '.join(frame) or 'none'}, not {', '.join(names)}")
+        yield {spec.name: _array(frame[spec.name], spec, number) for spec in specs}
+
+
+def _array(value: Any, spec: TensorSpec, line: int) -> Array:
+    """A value as the input's array, or BadSource with the number of its line."""
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            array = np.asarray(value, spec.dtype)
+    except (ValueError, TypeError, ArithmeticError):
+        array = None
+    if array is None or array.shape != spec.shape or not np.isfinite(array).all():
+        takes = f"{spec.dtype.name}{list(spec.shape)}"
+        raise BadSource(f"line {line}: {spec.name} takes {takes}, finite numbers") from None
+    return array
 
 
 def _numeric(cell: str) -> bool:

@@ -1,10 +1,11 @@
 """`cellwire stream`: a file or standard input through a session."""
 
 import asyncio
+import importlib
 import json
 import sys
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import IO, Annotated, Any, Literal, TextIO
@@ -13,17 +14,21 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cellwire.cli.exits import Exit, errors, leave, told
-from cellwire.cli.sources import FORMATS, BadSource, Format, open_source, paced
+from cellwire.cli.exits import Exit, errors, extra, leave, told
+from cellwire.cli.sources import FORMATS, BadSource, Format, Source, open_source, paced
 from cellwire.cli.views import save_plot, sparkline
 from cellwire.client import Client
+from cellwire.errors import CellwireError, Remedy, Unavailable
 from cellwire.frames import drawn
 from cellwire.replies import Model, Reply
 from cellwire.session import Session
 from cellwire.tensors import Frame
+from cellwire.v1 import session_service_pb2
 
 View = Literal["table", "ndjson", "plot"]
 _MOST_PLOTTED = 8
+_LONGEST_CLOSE = 2.0
+"""Seconds that a stream which was broken off waits for its session to be closed."""
 
 
 def stream(
@@ -38,8 +43,14 @@ def stream(
     sample_rate: Annotated[int, typer.Option(help="Of raw PCM, samples a second.")] = 16000,
     fast: Annotated[bool, typer.Option("--fast", help="Not in real time.")] = False,
     timesteps: Annotated[int, typer.Option("-T", "--timesteps", help="Timesteps a message, 0: one.", min=0)] = 0,
-    to: Annotated[View, typer.Option("--to", help="How the replies are shown.")] = "table",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The picture's file.")] = None,
+    to: Annotated[
+        View,
+        typer.Option("--to", help="How the replies are shown; plot is a PNG with the extra plot, else a sparkline."),
+    ] = "table",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The picture's file; by default the source's name with .png, here."),
+    ] = None,
     session_id: Annotated[str | None, typer.Option(help="Its id; a new one by default.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the state at the end.")] = False,
     give_up_after: Annotated[float, typer.Option(help="Seconds to try to reach a replica.")] = 30.0,
@@ -57,6 +68,9 @@ def stream(
         raise leave(Exit.USAGE, f"--format is needed: the name {file} does not tell it")
     if file != "-" and not Path(file).is_file():
         raise leave(Exit.USAGE, f"no file {file}")
+    if to == "plot" and output:
+        with extra("plot"):
+            importlib.import_module("matplotlib")
     replies = _Replies(to)
 
     async def run() -> None:
@@ -66,13 +80,20 @@ def stream(
                 names = [name for name in columns.split(",") if name]
                 source = open_source(raw, text, chosen, facts, names, sample_rate)
                 pace = None if fast else rate or source.rate
-                async with client.session(session_id or f"cli-{token_hex(6)}", model=model, keep=keep) as session:
-                    waiting = drawn(source.frames)
-                    async with aclosing(paced(waiting, pace)) as frames, aclosing(waiting):
-                        await _follow(session, frames, timesteps, source.total, replies)
+                async with aclosing(drawn(source.frames)) as waiting:
+                    first = await anext(waiting, None)
+                    if first is None:
+                        raise BadSource("nothing to stream")
+                    session = client.session(session_id or f"cli-{token_hex(6)}", model=model, keep=keep)
+                    async with (
+                        _ended(client, session, keep),
+                        aclosing(_behind(first, waiting)) as all_frames,
+                        aclosing(paced(all_frames, pace)) as frames,
+                    ):
+                        await _follow(session, frames, timesteps, source, replies)
             replies.finish(facts, output or Path(f"{Path(file).stem if file != '-' else 'stdin'}.png"), source.rate)
 
-    with told():
+    with told(*target):
         try:
             asyncio.run(run())
         except (BadSource, ValueError, TypeError) as error:
@@ -81,14 +102,52 @@ def stream(
             raise typer.Exit(130) from None
 
 
+async def _behind(first: Frame, rest: AsyncGenerator[Frame, None]) -> AsyncGenerator[Frame, None]:
+    yield first
+    async for frame in rest:
+        yield frame
+
+
+@asynccontextmanager
+async def _ended(client: Client, session: Session, keep: bool) -> AsyncGenerator[None, None]:
+    """Enters the session; one that is broken off without `keep` is closed if that can be done at once, else told."""
+    is_open = False
+    try:
+        async with session:
+            is_open = True
+            yield
+    except (asyncio.CancelledError, Exception) as error:
+        # one that another holder took, or that is gone, is not ours to close
+        of_session = isinstance(error, CellwireError) and error.remedy is not Remedy.SKIP
+        if not is_open or (of_session and not isinstance(error, Unavailable)):
+            raise
+        if keep or of_session or not await _closed(client, session.session_id):
+            errors.print(
+                f"session {session.session_id} is kept, its replies were shown to step {session.last_step}; "
+                f"resume with --session-id {session.session_id}"
+            )
+        raise
+
+
+async def _closed(client: Client, session_id: str) -> bool:
+    request = session_service_pb2.CloseSessionRequest(session_id=session_id)
+    try:
+        async with asyncio.timeout(_LONGEST_CLOSE):
+            await client.call(lambda replica: replica.sessions.CloseSession(request, timeout=_LONGEST_CLOSE))
+    except (CellwireError, TimeoutError):
+        return False
+    return True
+
+
 async def _follow(
-    session: Session, frames: AsyncGenerator[Frame, None], timesteps: int, total: int | None, replies: "_Replies"
+    session: Session, frames: AsyncGenerator[Frame, None], timesteps: int, source: Source, replies: "_Replies"
 ) -> None:
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         console=errors, disable=not errors.is_terminal or (replies.view == "table" and sys.stdout.isatty()),
     ) as progress:  # fmt: skip
-        task = progress.add_task(session.session_id, total=total)
+        rate = f" {source.sample_rate} Hz" if source.sample_rate else ""
+        task = progress.add_task(session.session_id + rate, total=source.total)
         async with aclosing(session.stream(frames, timesteps=timesteps)) as stream:
             async for reply in stream:
                 replies.show(reply)
@@ -122,7 +181,7 @@ class _Replies:
         try:
             save_plot(self._series, path, 1 / rate if rate else None, f"{model.name} {model.version}")
         except ImportError:
-            console = Console()
+            console = Console(markup=False, emoji=False)
             for name, values in self._series.items():
                 console.print(f"{name} {sparkline(values, console.width - len(name) - 1)}", highlight=False)
             return

