@@ -153,7 +153,9 @@ async def test_two_clients_who_fight_for_a_session_never_advance_it_twice(place:
         first, second = counting("s", 1, steps), counting("s", 1, steps)
         second.token = first.token
         await asyncio.gather(fight(first, channels, random.Random(1)), fight(second, channels, random.Random(2)))
-    assert told == {"SUPERSEDED"}
+    # grpc.aio's client cancels its call, and with it the server's status, when the status meets a write of its own.
+    assert "SUPERSEDED" in told
+    assert told <= {"SUPERSEDED", "CONNECTION"}
     for client in (first, second):
         assert client.numbers() == checked(values(1, steps))
     assert [reply.h for reply in first.replies] == [reply.h for reply in second.replies]
