@@ -1,4 +1,4 @@
-"""A client that keeps to paper 03 in plain sight: it numbers its steps, keeps its inputs, and resumes by itself."""
+"""A client that keeps to the protocol in plain sight: it numbers its steps, keeps its inputs, and resumes by itself."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Bad input: each case of 07 C and D by its number. It is refused with its reason, its field is named, it is counted,
+"""Bad input: each case of protocol (51 to 90) and tensors (91 to 113) by its number. It is refused with its reason, its field is named, it is counted,
 nothing has changed (the next good timestep gets the uninterrupted answer), and the stream goes on where it lives."""
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The zoo's models on real speech: what the papers measured, and that twins are twins."""
+"""The zoo's models on real speech: how many frames are speech, and that twins are twins."""
 
 import wave
 from pathlib import Path
