@@ -1,5 +1,8 @@
-"""Bad input: each case of protocol (51 to 90) and tensors (91 to 113) by its number. It is refused with its reason, its field is named, it is counted,
-nothing has changed (the next good timestep gets the uninterrupted answer), and the stream goes on where it lives."""
+"""Bad input: cases of the protocol (51 to 90) and of tensors (91 to 113), by number.
+
+Each is refused with its reason, its field is named, it is counted, nothing has changed (the next good timestep gets the
+uninterrupted answer), and the stream goes on where it lives.
+"""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The session protocol (docs/protocol.md) in plain Python: what each script answers for one session's key and what it does to it.
+"""The session protocol (docs/protocol.md) in plain Python: what each script answers for one key and what it does to it.
 
 Knows the rules and the names of the fields, not Redis. Time is given with each call; the scripts are compared with
 this, reply by reply and field by field.
