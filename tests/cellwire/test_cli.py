@@ -255,8 +255,14 @@ def test_a_failing_source_closes_the_session_or_tells_that_it_is_kept(target: st
 def test_an_interrupt_closes_the_session(target: str) -> None:
     words = ["stream", "-", "--format", "ndjson", "-m", "checker", "-t", target, "--to", "ndjson"]
     command = [sys.executable, "-m", "cellwire.cli", *words, "--session-id", "s-stopped"]
+    # A shell that runs the tests in the background has them ignore interrupts, and Python keeps it so.
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as child:
         assert child.stdin
         assert child.stdout
