@@ -8,21 +8,26 @@ import numpy as np
 
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import cell_service_pb2_grpc, resume_pb2
-from tests.harness import Fault, WireStream, arrays, fault_of, timestep
+from tests.harness import WireStream, arrays, fault_of, timestep
 
 
 class Ended(Exception):
     """The server ended the stream."""
 
-    def __init__(self, fault: Fault | None) -> None:
-        super().__init__(fault)
-        self.reason = fault.reason if fault else "CONNECTION"
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def ended(error: grpc.aio.AioRpcError) -> Ended:
-    """What an RPC's error says; a connection that broke says nothing of ours."""
-    ours = "grpc-status-details-bin" in dict(error.trailing_metadata() or ())
-    return Ended(fault_of(error) if ours else None)
+    """What an RPC's error says; a connection that broke says nothing of ours.
+
+    When the end of a stream meets a write, grpc.aio's client fails the write by itself and drops the server's status.
+    """
+    if "grpc-status-details-bin" in dict(error.trailing_metadata() or ()):
+        return Ended(fault_of(error).reason)
+    failed_here = (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "Internal error from Core")
+    return Ended("WRITE_FAILED_HERE" if failed_here else "CONNECTION")
 
 
 class Numbered:
