@@ -80,6 +80,7 @@ class Calls:
     async def open(self, request: OpenRequest, deadline: float) -> OpenedSession:
         """A claim for one call: a stale epoch is asked again, a held lease waited for until the deadline."""
         attempt = 0
+        request = replace(request, write_behind=False)  # a call is answered when its commit is
         while True:
             lease_ms = max(1, min(self._sessions.terms.lease, round((deadline - time.monotonic()) * 1000)))
             try:
@@ -133,6 +134,8 @@ class Calls:
         if request.create_token and incarnation_of(request.create_token) != session.owner.incarnation:
             return None
         spec = session.cell.spec
+        if request.replicas > session.replicas:
+            return None
         if request.model not in ("", spec.name) or request.version not in ("", spec.version):
             return None
         point = request.resume_point

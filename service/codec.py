@@ -24,6 +24,14 @@ DOMAIN = "cellwire"
 SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 VERSION = re.compile(r"[A-Za-z0-9._-]{0,128}")
 TOKEN_BYTES = 16
+MAX_REPLICAS = 64
+MAX_UNDURABLE = 4096
+"""Pairs of a resume point: those of U + W messages, whatever they are set to."""
+_WRITE_MODES = {
+    cell_pb.WRITE_MODE_UNSPECIFIED: None,
+    cell_pb.WRITE_MODE_WRITE_THROUGH: False,
+    cell_pb.WRITE_MODE_WRITE_BEHIND: True,
+}
 
 _Message = TypeVar("_Message", bound=Message)
 
@@ -66,6 +74,10 @@ class OpenRequest:
     found_epoch: int = 0
     accept_regression: Checkpoint | None = None
     skip_lost_replies: bool = False
+    replies_after: int | None = None
+    write_behind: bool | None = None
+    """None: as the model's manifest says."""
+    replicas: int = 0
     unnumbered: bool = False
     outputs: tuple[str, ...] = ()
     gates: bool = False
@@ -84,7 +96,6 @@ def decode_open(message: cell_pb.Open) -> OpenRequest:
 
     Raises:
         InvalidInput: a field is not what was expected.
-        Unsupported: it asks for a part of the protocol that this release does not serve.
     """
     token = message.create_token
     if len(token) not in (0, TOKEN_BYTES):
@@ -104,12 +115,12 @@ def decode_open(message: cell_pb.Open) -> OpenRequest:
         for field in ("constants", "outputs", "gates"):
             if getattr(message, field):
                 raise invalid(field, "none on a resume: they are kept with the session")
-    if message.write_mode == cell_pb.WRITE_MODE_WRITE_BEHIND:
-        raise Unsupported("write_mode: this release serves write-through")
-    if message.replicas:
-        raise Unsupported("replicas: this release does not wait for replicas of the store")
-    if message.HasField("replies_after"):
-        raise Unsupported("replies_after: this release replays what is sent again")
+    if message.replicas > MAX_REPLICAS:
+        raise invalid("replicas", f"at most {MAX_REPLICAS}")
+    if message.HasField("replies_after") and message.replies_after > MAX_STEP:
+        raise invalid("replies_after", f"at most {MAX_STEP}")
+    if len(message.resume_point.undurable) > MAX_UNDURABLE:
+        raise invalid("resume_point.undurable", f"at most {MAX_UNDURABLE}")
     return OpenRequest(
         session_id=decode_session_id(message.session_id),
         create_token=token,
@@ -122,6 +133,9 @@ def decode_open(message: cell_pb.Open) -> OpenRequest:
         if message.HasField("accept_regression")
         else None,
         skip_lost_replies=message.skip_lost_replies,
+        replies_after=message.replies_after if message.HasField("replies_after") else None,
+        write_behind=_WRITE_MODES[message.write_mode],
+        replicas=message.replicas,
         unnumbered=message.unnumbered,
         outputs=tuple(message.outputs),
         gates=message.gates,
@@ -219,6 +233,7 @@ class Reply:
     timesteps: int
     outputs: bytes
     replayed: bool = False
+    degraded: bool = False
 
 
 def _reply_bytes(reply: Reply) -> bytes:
@@ -228,6 +243,7 @@ def _reply_bytes(reply: Reply) -> bytes:
         epoch=reply.epoch,
         durable_step=reply.durable_step,
         replayed=reply.replayed,
+        degraded=reply.degraded,
         timesteps=reply.timesteps,
     ).SerializeToString()
     return b"".join((head, _OUTPUTS_IN_REPLY, varint(len(reply.outputs)), reply.outputs))

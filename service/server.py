@@ -21,7 +21,7 @@ from cellwire.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
 )
-from service import metrics, tasks
+from service import failpoints, metrics, tasks
 from service.admin import Admin
 from service.calls import Calls
 from service.cells import Cells
@@ -36,6 +36,7 @@ from service.session_servicer import SessionServicer
 from service.sessions import Sessions
 from service.settings import Settings
 from service.store.store import Store
+from service.tail import TailTerms
 
 logger = structlog.get_logger(__name__)
 
@@ -93,6 +94,9 @@ class Server:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        if settings.failpoints:
+            logger.warning("server.failpoints", failpoints=settings.failpoints)
+        failpoints.arm(settings.failpoints)
         # 1
         store = Store(
             settings.store_url.get_secret_value(),
@@ -124,6 +128,8 @@ class Server:
             idle_ttl=round(settings.idle_ttl * 1000),
             tombstone=round(settings.tombstone * 1000),
             lease=round(settings.lease * 1000),
+            replicas=settings.replicas,
+            tail=TailTerms(settings.write_behind_steps, settings.write_behind_seconds, settings.max_undurable),
         )
         self.sessions = await stack.enter_async_context(
             Sessions(self.store, self.cells, terms, settings.max_commits, settings.max_commit_bytes)
@@ -208,6 +214,7 @@ class Server:
         self.sessions.draining = True
         self._ready = False
         await self._tell_readiness()
+        failpoints.hit("in_drain")
         # 2
         for stream in tuple(self.servicer.streams):
             stream.end(Draining("this replica is going", retry_after=0.0))

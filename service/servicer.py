@@ -7,7 +7,7 @@ from typing import Any
 
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import cell_service_pb2_grpc
-from service import metrics
+from service import failpoints, metrics
 from service.calls import Calls
 from service.codec import (
     Unreadable,
@@ -95,6 +95,9 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             session.on_lost = stream.end
             self._sessions.hold(session)
             yield pb.StreamResponse(opened=self._opened(opened, message.metadata))
+            if message.HasField("replies_after"):
+                for reply in session.replies_after(message.replies_after):
+                    yield encode_reply(reply)
             while not stream.ended:
                 stream.waiting = True
                 request = await anext(messages, None)
@@ -132,6 +135,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                     step = request.timestep.step
                     reply = await session.step(self._timestep(request.timestep, session))
                     metrics.STEP_SECONDS.observe(time.perf_counter() - started)
+                    failpoints.hit("before_encode")
                     return encode_reply(reply)
                 case "close":
                     step = request.close.step
@@ -193,7 +197,9 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             incarnation=session.owner.incarnation,
             create_token=opened.drawn_token,
             store_id=opened.store_id,
-            write_mode=pb.WRITE_MODE_WRITE_THROUGH,
+            write_mode=pb.WRITE_MODE_WRITE_BEHIND if session.tail else pb.WRITE_MODE_WRITE_THROUGH,
+            replicas=session.replicas,
+            max_undurable=terms.tail.most if session.tail else 0,
             window=terms.window,
             ring=terms.ring,
             max_timesteps=terms.max_timesteps,

@@ -3,6 +3,7 @@
 Knows neither gRPC nor Redis; states and digests are opaque bytes here.
 """
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from service import metrics
+from service import failpoints, metrics
 from service.batcher import Batcher
 from service.cells import LoadedCell
 from service.codec import Reply
@@ -37,8 +38,9 @@ from service.store.records import (
     encode_state,
 )
 from service.store.scripts import Close, Commit, Granted, Heartbeat, Owner
-from service.store.store import ClaimLost, Write
-from service.values import CellWork, ModelSpec, Row, Timestep, chain
+from service.store.store import ClaimLost, Write, Written
+from service.tail import Tail, TailTerms
+from service.values import CellWork, Checkpoint, ModelSpec, Row, Timestep, chain
 
 logger = structlog.get_logger(__name__)
 
@@ -54,6 +56,9 @@ class Terms:
     idle_ttl: int
     tombstone: int
     lease: int
+    replicas: int
+    """Of the store, that must hold a commit, whatever a client asks for."""
+    tail: TailTerms
 
     def ttl(self, spec: ModelSpec) -> int:
         """How long a session of this model is kept without a timestep."""
@@ -63,8 +68,9 @@ class Terms:
 class Session:
     """One claim in memory: a checkpoint (step, h, state), the ring of replies, and the right to write the next.
 
-    Promise: it never is ahead of the store. A refused message leaves it as it was; when a commit's outcome is not
-    known to be good, the Session has ended and only a new claim tells where the session stands.
+    Promise: in write-through it never is ahead of the store; in write-behind by its tail, and its replies say so. A
+    refused message leaves it as it was; when a commit's outcome is not known to be good, the Session has ended and only
+    a new claim tells where the session stands.
     """
 
     def __init__(
@@ -74,7 +80,9 @@ class Session:
         cell: LoadedCell,
         granted: Granted,
         terms: Terms,
-        writes: Batcher[Write, int],
+        writes: Batcher[Write, Written],
+        write_behind: bool = False,
+        replicas: int = 0,
     ) -> None:
         self.session_id = session_id
         self.owner = owner
@@ -87,6 +95,7 @@ class Session:
         records = filter(None, map(decode_record, granted.ring))
         self.ring: deque[Record] = deque(sorted(records, key=lambda record: record.last), terms.ring)
         self.ttl_ms = terms.ttl(cell.spec)
+        self.replicas = replicas
         self.last_write = time.monotonic()
         self.ended: CellwireError | None = None
         self.on_lost: Callable[[CellwireError], None] | None = None
@@ -94,13 +103,16 @@ class Session:
         self._terms = terms
         self._writes = writes
         self._encode = cell.encoder(self.options.outputs)
+        at = Checkpoint(granted.step, granted.h)
+        self.tail = Tail(terms.tail, at, self._write, self.lose) if write_behind else None
+        """In write-behind: what is answered and not in the store."""
 
     async def step(self, timestep: Timestep, lease_ms: int | None = None) -> Reply:
         """Advances the session by one message, exactly once.
 
         1. A message that was committed before is answered from the ring; one that does not follow is refused.
         2. The cell runs, in a batch with other sessions. Until here a failure has changed nothing.
-        3. The checkpoint is committed, in a batch with other sessions.
+        3. The checkpoint is committed, in a batch with other sessions; in write-behind it will be.
         4. The checkpoint is adopted and the reply returned.
 
         Raises:
@@ -116,22 +128,22 @@ class Session:
         last = self.step_number + len(timestep.rows)
         h = self._digest(self.h, timestep)
         # 2
+        if self.tail:
+            await self.tail.room(len(timestep.rows))
+        failpoints.hit("before_run")
         state, outputs = await self._run(timestep)
-        # 3
+        failpoints.hit("after_run")
         record = Record(first, last, self.h, h, timestep.timesteps, self._encode(timestep.timesteps, outputs))
-        lease = self._terms.lease if lease_ms is None else lease_ms
-        try:
-            await self._writes.submit(self._commit(record, state, lease))
-        except StoreFull:
-            raise
-        except BaseException as error:
-            self.end(error if isinstance(error, CellwireError) else None)
-            raise
+        # 3
+        degraded = self.tail.degraded if self.tail else await self._commit(record, state, lease_ms)
+        if self.tail and self.ended:
+            raise self.ended
         # 4
         self.step_number, self.h, self.state = last, h, state
         self.ring.append(record)
-        self.last_write = time.monotonic()
-        return self._reply(record, replayed=False)
+        if self.tail:
+            self.tail.add(record)
+        return self._reply(record, degraded=degraded)
 
     async def _run(self, timestep: Timestep) -> tuple[bytes, list[Row]]:
         """All timesteps of the message: in one run where the graph has a time axis, else one by one."""
@@ -146,19 +158,37 @@ class Session:
             outputs.extend(result.rows)
         return state, outputs
 
-    def _commit(self, record: Record, state: bytes, lease_ms: int) -> Commit:
-        return Commit(
+    async def _commit(self, record: Record, state: bytes, lease_ms: int | None) -> bool:
+        """Puts the checkpoint after `record` into the store. True: fewer store replicas hold it than were asked for."""
+        try:
+            written = await self._write(Checkpoint(self.step_number, self.h), (record,), state, lease_ms)
+        except StoreFull:
+            raise
+        except BaseException as error:
+            self.end(error if isinstance(error, CellwireError) else None)
+            raise
+        failpoints.hit("after_reply")
+        return written.degraded
+
+    def _write(
+        self, at: Checkpoint, records: tuple[Record, ...], state: bytes | None = None, lease_ms: int | None = None
+    ) -> "asyncio.Future[Written]":
+        """Sends the commit of messages that follow the checkpoint `at`; the state is the Session's own by default."""
+        self.last_write = time.monotonic()
+        commit = Commit(
             self.owner,
-            self.step_number,
-            self.h,
-            record.last,
-            record.h_after,
-            encode_state(self.cell.spec, state),
-            encode_record(record),
+            at.step,
+            at.h,
+            records[-1].last,
+            records[-1].h_after,
+            encode_state(self.cell.spec, self.state if state is None else state),
+            tuple(map(encode_record, records)),
             self.ttl_ms,
-            lease_ms,
+            self._terms.lease if lease_ms is None else lease_ms,
             self._terms.ring,
+            self.replicas,
         )
+        return self._writes.submit(commit)
 
     def _digest(self, h: bytes, timestep: Timestep) -> bytes:
         for row in timestep.rows:
@@ -181,16 +211,35 @@ class Session:
             raise StepTooOld(f"step: older than the ring; the session is at {self.step_number}", position=position)
         raise StepConflict("the steps were committed in another span", position=position)
 
-    def _reply(self, record: Record, replayed: bool) -> Reply:
+    def replies_after(self, step: int) -> list[Reply]:
+        """The stored replies to the steps behind this one, for a client that kept no inputs.
+
+        Raises:
+            StepTooOld: the ring no longer has them all.
+        """
+        records = [record for record in self.ring if record.first > step]
+        if step < self.step_number and (not records or records[0].first != step + 1):
+            raise StepTooOld(
+                f"replies_after: older than the ring; the session is at {self.step_number}", position=self.position
+            )
+        return [self._reply(record, replayed=True) for record in records]
+
+    def _reply(self, record: Record, replayed: bool = False, degraded: bool = False) -> Reply:
         return Reply(
             record.last,
             record.h_after,
             self.owner.epoch,
-            self.step_number,
+            self.durable_step,
             record.timesteps,
             record.outputs,
             replayed,
+            degraded,
         )
+
+    @property
+    def durable_step(self) -> int:
+        """The store holds the session up to here."""
+        return self.tail.durable.step if self.tail else self.step_number
 
     @property
     def position(self) -> Position:
@@ -217,8 +266,11 @@ class Session:
         """
         if step != self.step_number:
             raise LastStepMismatch(f"step: the last one is {self.step_number}", position=self.position)
+        await self.settled()
+        if self.ended:
+            raise self.ended
         try:
-            closed = await self._writes.submit(Close(self.owner, step, self._terms.tombstone))
+            closed = await self._writes.submit(Close(self.owner, step, self._terms.tombstone, self.replicas))
         except StoreFull:
             raise
         except BaseException as error:
@@ -226,7 +278,12 @@ class Session:
             raise
         self.end(SessionClosed("the session was closed", position=self.position))
         logger.info("session.closed", session_id=self.session_id, epoch=self.owner.epoch, step=step)
-        return closed
+        return closed.step
+
+    async def settled(self) -> None:
+        """Returns once everything that was answered is in the store, or the Session was lost."""
+        if self.tail:
+            await self.tail.settled()
 
     def heartbeat(self) -> Heartbeat:
         """What keeps its lease."""

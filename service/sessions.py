@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from service import metrics, tasks
+from service import failpoints, metrics, tasks
 from service.batcher import Batcher
 from service.cells import Cells, LoadedCell
 from service.codec import TOKEN_BYTES, OpenRequest, decode_constants, decode_outputs
@@ -19,7 +19,7 @@ from service.errors import CellwireError, Draining, ModelUnknown, Superseded
 from service.session import Session, Terms
 from service.store.records import Options, encode_options, encode_state
 from service.store.scripts import NONCE_BYTES, Claim, Commit, Granted, Owner, Release
-from service.store.store import Store, Write
+from service.store.store import Store, Write, Written
 from service.tensors import MAX_NAME
 from service.values import ZERO_DIGEST, Mode, chain_origin, incarnation_of
 
@@ -54,7 +54,7 @@ class Sessions:
         self._store = store
         self._cells = cells
         self._claims: Batcher[Claim, Granted] = Batcher(store.claim_batch, MAX_CLAIMS)
-        self.writes: Batcher[Write, int] = Batcher(store.write_batch, max_commits, max_commit_bytes, _write_bytes)
+        self.writes: Batcher[Write, Written] = Batcher(store.write_batch, max_commits, max_commit_bytes, _write_bytes)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> "Sessions":
@@ -99,7 +99,7 @@ class Sessions:
             older.lose(Superseded("another client claimed the session"))
 
     def leave(self, session: Session) -> None:
-        """The stream of the session is over: its lease is given up behind its last commit, by nobody's RPC."""
+        """The stream of the session is over: its tail is written and its lease given up, by nobody's RPC."""
         if self.live.get(session.owner.key) is session:
             del self.live[session.owner.key]
             metrics.LIVE_SESSIONS.set(len(self.live))
@@ -109,7 +109,7 @@ class Sessions:
         """Gives the lease up, if the claim still has one to give."""
         if not session.claim_is_gone:
             session.end(None)
-            self.spawn(self._release(session.owner, session.ttl_ms))
+            self.spawn(self._let_go(session))
 
     def lose_all(self, error: CellwireError) -> None:
         """The store that held them is gone."""
@@ -128,12 +128,18 @@ class Sessions:
         drawn = b"" if request.create_token or request.mode is Mode.RESUME else os.urandom(TOKEN_BYTES)
         claim = self._claim(request, cell, request.create_token or drawn, lease_ms)
         granted = await self._claims.submit(claim)
+        failpoints.hit("in_claim")
         owner = Owner(claim.key, granted.incarnation, claim.nonce, granted.epoch)
         try:
             of_session = (
                 cell if cell and cell.spec.key == granted.model else await self._cells.of_session(granted.model)
             )
-            session = Session(request.session_id, owner, of_session, granted, self.terms, self.writes)
+            write_behind = of_session.spec.write_behind if request.write_behind is None else request.write_behind
+            session = Session(
+                request.session_id, owner, of_session, granted, self.terms, self.writes, write_behind, claim.replicas
+            )
+            if request.replies_after is not None:
+                session.replies_after(request.replies_after)
         except CellwireError:
             self.spawn(self._release(owner, TTL_AS_IT_IS))
             raise
@@ -194,9 +200,16 @@ class Sessions:
             resume_point=request.resume_point,
             accept_regression=request.accept_regression,
             skip_lost_replies=request.skip_lost_replies,
+            replicas=max(request.replicas, terms.replicas),
         )
 
+    async def _let_go(self, session: Session) -> None:
+        await session.settled()
+        if not session.claim_is_gone:
+            await self._release(session.owner, session.ttl_ms)
+
     async def _release(self, owner: Owner, ttl_ms: int) -> None:
+        failpoints.hit("in_release")
         try:
             await self.writes.submit(Release(owner, ttl_ms))
         except CellwireError as error:
@@ -208,4 +221,4 @@ class Sessions:
 
 
 def _write_bytes(write: Write) -> float:
-    return len(write.state) + len(write.record) if isinstance(write, Commit) else 0
+    return len(write.state) + sum(map(len, write.records)) if isinstance(write, Commit) else 0

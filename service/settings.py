@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service import failpoints
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PACKAGED_MODELS = Path(__file__).parent.parent / "models" / "trained"
 
 
@@ -67,9 +70,15 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(1 << 20, ge=1 << 10, description="Bytes a message.")
     unary_cache: int = Field(4096, ge=0, description="Sessions of unary calls kept in memory.")
 
+    replicas: int = Field(0, ge=0, le=64, description="Store replicas that must hold a commit before it is answered.")
+    write_behind_steps: int = Field(8, ge=1, le=4096, description="Write-behind: written after so many timesteps,")
+    write_behind_seconds: float = Field(0.05, gt=0, le=60, description="or after so long.")
+    max_undurable: int = Field(64, ge=1, le=4096, description="U: timesteps that may be answered and not yet written.")
+
     max_commits: int = Field(256, ge=1, description="Commits a call to the store.")
     max_commit_bytes: int = Field(1 << 20, ge=1, description="Bytes a call to the store.")
     drain_seconds: float = Field(20.0, ge=0, description="Grace of a drain.")
+    failpoints: str = Field("", description="For tests: where the replica fails. Refused beyond loopback.")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level logged.")
 
@@ -83,8 +92,13 @@ class Settings(BaseSettings):
             raise ValueError("idle_ttl must be at least tombstone")
         if self.idle_ttl <= self.lease:
             raise ValueError("idle_ttl must be above lease")
-        if self.host not in ("127.0.0.1", "::1", "localhost") and not self.insecure_bind:
+        if self.host not in LOOPBACK and not self.insecure_bind:
             raise ValueError("host is beyond loopback and the port is plaintext: set insecure_bind to allow it")
+        if self.max_undurable < self.write_behind_steps:
+            raise ValueError("max_undurable must be at least write_behind_steps")
+        if self.failpoints and self.host not in LOOPBACK:
+            raise ValueError("failpoints are for tests: host must be on loopback")
+        failpoints.parse(self.failpoints)
         if not self.store_url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("store_url must start with redis://, rediss:// or unix://")
         return self

@@ -88,6 +88,8 @@ class ModelSpec:
     """Where inputs and outputs of the graph have T timesteps, counted in the graph's own axes; None: one a call."""
     idle_ttl: float | None
     """Seconds without a timestep after which a session may be forgotten; None: the service's setting."""
+    write_behind: bool
+    """What a session gets whose client does not choose."""
     provider: str
     """ONNX Runtime execution provider."""
 

@@ -72,9 +72,12 @@ class Held:
     step: int
     h: bytes
 
-    def commit(self, text: object = "x", steps: int = 1, **fields: Any) -> Commit:
-        """The commit of the next message; `text` stands for its inputs."""
-        last, h = self.step + steps, digest(self.h, text)
+    def commit(self, text: object = "x", steps: int = 1, messages: int = 1, **fields: Any) -> Commit:
+        """The commit of the next messages, each of so many steps; `text` stands for their inputs."""
+        last, h, records = self.step, self.h, []
+        for _ in range(messages):
+            first, before, last, h = last + 1, h, last + steps, digest(h, text)
+            records.append(ring_record(first, last, before, h))
         return Commit(
             **{
                 "owner": self.owner,
@@ -83,7 +86,7 @@ class Held:
                 "n_to": last,
                 "h_to": h,
                 "state": b"state %d" % last,
-                "record": ring_record(self.step + 1, last, self.h, h),
+                "records": tuple(records),
                 "ttl_ms": TTL,
                 "lease_ms": LEASE,
                 "ring": RING,

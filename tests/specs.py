@@ -27,6 +27,7 @@ def spec(
         "max_batch": 8,
         "time_axis": None,
         "idle_ttl": None,
+        "write_behind": False,
         "provider": "CPUExecutionProvider",
         **fields,
     }

@@ -105,6 +105,7 @@ class Manifest(_Part):
     gates: list[Tensor] = []
     time_axis: Axis | None = None
     max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    write_mode: Literal["write_through", "write_behind"] = "write_through"
     idle_ttl: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)] | None = None
     provider: str = "cpu"
 

@@ -38,6 +38,7 @@ _HEAD = struct.Struct("<16s16s16s16s")
 _OWNER = struct.Struct("<16s16s")
 _TIMES = struct.Struct("<IIH")
 _LENGTH = struct.Struct("<I")
+_COUNT = struct.Struct("<H")
 
 
 def _short(text: bytes) -> bytes:
@@ -70,10 +71,13 @@ class Commit(NamedTuple):
     n_to: int
     h_to: bytes
     state: bytes
-    record: bytes
+    records: tuple[bytes, ...]
+    """Of the messages in between, oldest first: at least one."""
     ttl_ms: int
     lease_ms: int
     ring: int
+    replicas: int = 0
+    """Of the store, that must hold the write before it is answered."""
 
     @property
     def key(self) -> bytes:
@@ -92,8 +96,8 @@ class Commit(NamedTuple):
                 _TIMES.pack(self.ttl_ms, self.lease_ms, self.ring),
                 _LENGTH.pack(len(self.state)),
                 self.state,
-                _LENGTH.pack(len(self.record)),
-                self.record,
+                _COUNT.pack(len(self.records)),
+                *map(_long, self.records),
             )
         )
 
@@ -140,6 +144,7 @@ class Close(NamedTuple):
     owner: Owner
     n: int
     tombstone_ms: int
+    replicas: int = 0
 
     @property
     def key(self) -> bytes:
@@ -154,14 +159,15 @@ class Close(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """An operator's close."""
+    """An operator's close of one life of a session."""
 
     key: bytes
+    incarnation: bytes
     tombstone_ms: int
 
     def pack(self) -> bytes:
         """As kill.lua unpacks it."""
-        return _LENGTH.pack(self.tombstone_ms)
+        return self.incarnation + _LENGTH.pack(self.tombstone_ms)
 
 
 class Peek(NamedTuple):
@@ -202,6 +208,7 @@ class Claim:
     resume_point: ResumePoint | None = None
     accept_regression: Checkpoint | None = None
     skip_lost_replies: bool = False
+    replicas: int = 0
 
     def pack(self) -> bytes:
         """As claim.lua unpacks it."""

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 from redis.asyncio import Redis
@@ -49,6 +50,15 @@ STORE_ID_KEY = b"cw:store"
 POLICY_SECONDS = 5.0
 """Between two looks at the store's policy."""
 Write = Commit | Release | Close
+
+
+class Written(NamedTuple):
+    """A write that the store took."""
+
+    step: int
+    """Where the session stands."""
+    degraded: bool = False
+    """Fewer replicas of the store hold it than were asked for."""
 
 
 def session_key(tenant: str, session: str) -> bytes:
@@ -127,12 +137,12 @@ class Store:
             results |= {id(item): result for item, result in zip(later, again, strict=True)}
         return [results[id(item)] for item in items]
 
-    async def write_batch(self, items: Sequence[Write]) -> list[int | CellwireError]:
-        """Commits, then releases, then closes, one call for each kind: the step that the session stands at.
+    async def write_batch(self, items: Sequence[Write]) -> list[Written | CellwireError]:
+        """Commits, then releases, then closes, one call for each kind.
 
         A commit's error other than StoreFull leaves its outcome to the store: the Session ends.
         """
-        results: dict[int, int | CellwireError] = {}
+        results: dict[int, Written | CellwireError] = {}
         for kind, script in ((Commit, COMMIT), (Release, RELEASE), (Close, CLOSE)):
             chosen: list[Write] = [item for item in items if isinstance(item, kind)]
             if not chosen:
@@ -147,7 +157,8 @@ class Store:
                 metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
                 metrics.COMMIT_SIZE.observe(len(chosen))
             for item, answer in zip(chosen, answers, strict=True):
-                results[id(item)] = self._written(item.owner, answer)
+                outcome = self._written(item.owner, answer)
+                results[id(item)] = Written(outcome) if isinstance(outcome, int) else outcome
         return [results[id(item)] for item in items]
 
     async def heartbeat_batch(self, items: Sequence[Heartbeat]) -> list[int | CellwireError]:
@@ -167,7 +178,10 @@ class Store:
         Raises:
             SessionUnknown: there is none.
         """
-        item = Kill(self.key(session_id), round(tombstone * 1000))
+        (seen,) = await self.peek([session_id])
+        if isinstance(seen, CellwireError):
+            raise seen
+        item = Kill(self.key(session_id), seen.incarnation, round(tombstone * 1000))
         (answer,) = await self._call(self._leases, KILL, [item])
         if answer == b"GONE":
             raise self._unknown(item.key)

@@ -180,8 +180,9 @@ class SessionModel:
             return b"MISMATCH " + k["n"]
         count = int(k["c"])
         lease = number(now + item.lease_ms) if item.lease_ms else b"0"
-        k.update(n=number(item.n_to), h=item.h_to, s=item.state, c=number(count + 1), l=lease, u=number(now))
-        k[f"r{count % item.ring}"] = item.record
+        after = number(count + len(item.records))
+        k.update(n=number(item.n_to), h=item.h_to, s=item.state, c=after, l=lease, u=number(now))
+        k.update({f"r{at % item.ring}": record for at, record in enumerate(item.records, count)})
         self.expires = now + item.ttl_ms
         return b"OK " + k["n"]
 
@@ -214,7 +215,7 @@ class SessionModel:
 
     def _kill(self, item: Kill, micros: int, now: int) -> Answer:
         k = self.fields
-        if not k:
+        if not k or k["i"] != item.incarnation:
             return b"GONE"
         if b"c" in k["f"]:
             return b"CLOSED " + k["n"]

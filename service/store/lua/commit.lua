@@ -1,10 +1,11 @@
--- commit: only the current claim may write, and only onto the step and digest that it computed from.
+-- commit: only the current claim may write, and only onto the step and digest that it computed from. A commit of many
+-- messages puts each one's record into the ring.
 -- OK n | DUPLICATE n (it is there already) | FENCED e p | MISMATCH n | CLOSED n | GONE | ERROR code
 -- It never creates a key. Every accepting path writes (PEXPIRE), so that a WAIT after it covers it.
 
 return each(function(key, item)
-  local i, o, h_from, h_to, e, n_from, n_to, ttl, lease, ring, state, record =
-    struct.unpack('<c16c16c16c16Bc0Bc0Bc0I4I4I2I4c0I4c0', item)
+  local i, o, h_from, h_to, e, n_from, n_to, ttl, lease, ring, state, records, at =
+    struct.unpack('<c16c16c16c16Bc0Bc0Bc0I4I4I2I4c0I2', item)
   local k = read(key, 'i', 'e', 'o', 'p', 'n', 'h', 'c', 'f')
   local refused = refusal(k, i, e, o)
   if refused then
@@ -19,8 +20,12 @@ return each(function(key, item)
   end
   local count = tonumber(k.c)
   local deadline = lease > 0 and decimal(now + lease) or '0'
-  redis.call('HSET', key, 'n', n_to, 'h', h_to, 's', state, 'r' .. count % ring, record, 'c', decimal(count + 1),
-    'l', deadline, 'u', decimal(now))
+  local fields = { 'n', n_to, 'h', h_to, 's', state, 'c', decimal(count + records), 'l', deadline, 'u', decimal(now) }
+  for message = count, count + records - 1 do
+    fields[#fields + 1] = 'r' .. message % ring
+    fields[#fields + 1], at = struct.unpack('<I4c0', item, at)
+  end
+  redis.call('HSET', key, unpack(fields))
   redis.call('PEXPIRE', key, ttl)
   return 'OK ' .. n_to
 end)

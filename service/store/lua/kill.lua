@@ -1,10 +1,11 @@
--- kill: an operator's close, whoever holds the session: its owner is fenced by a new epoch.
+-- kill: an operator's close, whoever holds the session: its owner is fenced by a new epoch. It names the life that it
+-- ends: a late copy leaves a later one alone.
 -- OK n | CLOSED n | GONE | ERROR code
 
 return each(function(key, item)
-  local tombstone = struct.unpack('<I4', item)
+  local i, tombstone = struct.unpack('<c16I4', item)
   local k = read(key, 'i', 'e', 'n', 'f')
-  if not k then
+  if not k or k.i ~= i then
     return 'GONE'
   elseif is_closed(k.f) then
     return 'CLOSED ' .. k.n

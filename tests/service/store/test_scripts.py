@@ -360,7 +360,7 @@ def test_a_commit_writes_the_checkpoint_and_its_record(store: Scripted, lease: i
             "n": b"%d" % commit.n_to,
             "h": commit.h_to,
             "s": commit.state,
-            f"r{count % RING}": commit.record,
+            f"r{count % RING}": commit.records[0],
             "c": b"%d" % (count + 1),
             "l": b"%d" % (updated + LEASE if lease else 0),
             "u": after["u"],
@@ -515,7 +515,7 @@ def test_a_close_keeps_the_last_record_and_drops_the_rest(store: Scripted) -> No
 
 def session_record(step: int) -> bytes:
     """Alice's record of a step."""
-    return Held(Owner(b"", ALICE, b"", 0), step - 1, h_of(step - 1)).commit(step).record
+    return Held(Owner(b"", ALICE, b"", 0), step - 1, h_of(step - 1)).commit(step).records[0]
 
 
 @pytest.mark.parametrize(("step", "answer"), [(4, b"GAP 3"), (2, b"CONFLICT 3"), (0, b"CONFLICT 3")])
@@ -538,7 +538,7 @@ def test_a_kill_fences_the_owner_and_leaves_a_tombstone(store: Scripted) -> None
     key, session = prepared(store, "held")
     assert session
     before, start = store.fields(key), store.now()
-    assert store.ask(KILL, Kill(key, TOMBSTONE)) == b"OK 3"
+    assert store.ask(KILL, Kill(key, ALICE, TOMBSTONE)) == b"OK 3"
     after, end = store.fields(key), store.now()
     assert start <= int(after["e"]) <= end
     kept = {name: value for name, value in before.items() if name not in ("s", "x", "r1")}
@@ -553,8 +553,8 @@ def test_a_kill_fences_the_owner_and_leaves_a_tombstone(store: Scripted) -> None
     assert int(after["u"]) + TOMBSTONE <= store.expires(key) <= end // 1000 + 1 + TOMBSTONE
     assert store.ask(COMMIT, session.commit()) == b"CLOSED 3"
     assert store.ask(CLOSE, session.close()) == b"CLOSED 3"
-    assert store.ask(KILL, Kill(key, TOMBSTONE)) == b"CLOSED 3"
-    assert store.ask(KILL, Kill(new_key(), TOMBSTONE)) == b"GONE"
+    assert store.ask(KILL, Kill(key, ALICE, TOMBSTONE)) == b"CLOSED 3"
+    assert store.ask(KILL, Kill(new_key(), ALICE, TOMBSTONE)) == b"GONE"
     assert store.fields(key) == after
 
 
@@ -585,7 +585,7 @@ def test_a_poisoned_key_does_not_stop_its_neighbours(store: Scripted, script: Sc
     middle = Held(first.owner._replace(key=poisoned), 0, first.h)
     makers: dict[Script, Callable[[Held], Item]] = WRITES | {
         CLAIM: lambda session: claim(session.owner.key, found_epoch=session.owner.epoch),
-        KILL: lambda session: Kill(session.owner.key, TOMBSTONE),
+        KILL: lambda session: Kill(session.owner.key, ALICE, TOMBSTONE),
         PEEK: lambda session: Peek(session.owner.key),
     }
     answers = store.call(script, *(makers[script](session) for session in (first, middle, last)))
@@ -613,7 +613,7 @@ def test_a_full_store_refuses_what_grows_whole_and_lets_the_rest_through(own_sto
     assert store.ask(HEARTBEAT, taken.heartbeat()) == b"OK"
     assert store.ask(RELEASE, taken.release()) == b"OK"
     assert store.ask(CLOSE, sessions[1].close()) == b"OK 3"
-    assert store.ask(KILL, Kill(keys[2], TOMBSTONE)) == b"OK 3"
+    assert store.ask(KILL, Kill(keys[2], ALICE, TOMBSTONE)) == b"OK 3"
     for key in keys[1:3]:
         fields = store.fields(key)
         assert b"c" in fields["f"]

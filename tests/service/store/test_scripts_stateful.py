@@ -26,6 +26,7 @@ from service.values import Checkpoint, Mode, ResumePoint
 from tests.model.session_model import SessionModel
 from tests.scripted import ALICE, BOB, LEASE, MAX_LEASE, TOMBSTONE, Answer, Held, Scripted, claim, digest, held, new_key
 
+few = st.integers(1, 3)
 index = st.integers(0, 1 << 16)
 often = st.sampled_from([True, True, True, False])
 sometimes = st.sampled_from([False, False, True])
@@ -111,16 +112,16 @@ class ScriptsAsModelled(RuleBasedStateMachine):
             self.epochs.append(granted.epoch)
             self.held.append(held(item, granted))
 
-    @rule(count=st.integers(1, 4), steps=st.integers(1, 3), again=often, keeps=st.booleans())
-    def advance(self, count: int, steps: int, again: bool, keeps: bool) -> None:
-        """The newest claim goes on; perhaps it sends its last message once more."""
-        self._advance(count, steps, LEASE if keeps else 0)
+    @rule(count=few, steps=few, messages=few, again=often, keeps=st.booleans())
+    def advance(self, count: int, steps: int, messages: int, again: bool, keeps: bool) -> None:
+        """The newest claim goes on; perhaps it sends its last commit once more."""
+        self._advance(count, steps, LEASE if keeps else 0, messages)
         if again:
             self._both(*self.late[-1])
 
-    def _advance(self, count: int, steps: int, lease: int) -> None:
+    def _advance(self, count: int, steps: int, lease: int, messages: int = 1) -> None:
         for text in range(count):
-            self._commit(len(self.held) - 1, self.held[-1].commit(text, steps, lease_ms=lease))
+            self._commit(len(self.held) - 1, self.held[-1].commit(text, steps, messages, lease_ms=lease))
 
     @rule(at=index, told=index, text=st.integers(0, 2))
     def commit_from_elsewhere(self, at: int, told: int, text: int) -> None:
@@ -155,10 +156,12 @@ class ScriptsAsModelled(RuleBasedStateMachine):
         if self.late:
             self._both(*self.late[at % len(self.late)])
 
-    @rule(really=rarely)
-    def kill(self, really: bool) -> None:
+    @rule(really=rarely, incarnation=st.sampled_from([ALICE, BOB]))
+    def kill(self, really: bool, incarnation: bytes) -> None:
         if really:
-            self._both(KILL, Kill(self.key, TOMBSTONE))
+            item = Kill(self.key, incarnation, TOMBSTONE)
+            self.late.append((KILL, item))
+            self._both(KILL, item)
 
     # ---- what the store does by itself
 
