@@ -234,7 +234,9 @@ async def _too_old(on: Scene) -> Fault:
 
 
 async def _unsupported(on: Scene) -> Fault:
-    return await on.reopened(write_mode=pb.WRITE_MODE_WRITE_BEHIND)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await cell_service_pb2_grpc.CellServiceStub(on.channel).StreamMany().read()
+    return fault_of(error.value)
 
 
 async def _full(on: Scene) -> Fault:
