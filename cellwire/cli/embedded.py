@@ -105,13 +105,17 @@ class EmbeddedStore:
         finally:
             self._remove()
 
-    def start(self, timeout: float = 20.0) -> None:
-        """Start the server on what its directory holds, and wait until it answers (seconds)."""
+    def command(self) -> list[str | Path]:
+        """The command line of the server."""
         command: list[str | Path] = [self._program or server_program(), "--dir", self.directory]
         command += ["--unixsocket", self.socket, "--unixsocketperm", "700", "--daemonize", "no"]
         for name, value in self._options.items():
             command += [f"--{name}", value]
-        self._server = self._children.start(command, log=self.log)
+        return command
+
+    def start(self, timeout: float = 20.0) -> None:
+        """Start the server on what its directory holds, and wait until it answers (seconds)."""
+        self._server = self._children.start(self.command(), log=self.log)
         deadline = time.monotonic() + timeout
         while not self._answers():
             if self._server.poll() is not None or time.monotonic() > deadline:
