@@ -3,7 +3,7 @@
 from service.store.cluster import Cluster
 from service.store.endpoint import Access, Endpoint, Node
 from service.store.sentinel import Sentinel
-from service.store.topology import Single, Topology
+from service.store.topology import Topology
 
 PORTS = {"sentinel": 26379, "cluster": 6379}
 
@@ -20,7 +20,7 @@ def topology_of(url: str, access: Access) -> Topology:
     scheme, _, rest = url.partition("://")
     transport, _, form = scheme.partition("+")
     if not form:
-        return Single(Endpoint(url, access))
+        return Topology(Endpoint(url, access))
     if form not in PORTS:
         raise ValueError("sentinel or cluster")
     rest, _, query = rest.partition("?")

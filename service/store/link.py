@@ -15,10 +15,10 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
 
-from service import metrics
+from service import failpoints, metrics
 from service.errors import StoreUnavailable
 from service.store.endpoint import Node
-from service.store.scripts import Claim, Close, Commit, Item, Script
+from service.store.scripts import COMMIT, Claim, Close, Commit, Item, Script
 from service.store.topology import PRIMARY, NoPrimary, Topology
 from service.store.wire import FAULTS, Command, Send, Wire, ask
 
@@ -131,7 +131,7 @@ class Link:
         self._degrade = degrade
         self._wires: dict[Node, Wire] = {}
         self._gave_up: set[Node | None] = set()
-        """Where the last call found nobody: until one does, calls try once instead of queueing up for their deadlines."""
+        """Where the last call found nobody: until one does, calls try once instead of queueing for their deadlines."""
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -182,7 +182,7 @@ class Link:
                 told |= call.told
                 if not call.items:
                     self._gave_up.discard(call.node)
-                elif late or call.fault and call.node in self._gave_up:
+                elif late or (call.fault and call.node in self._gave_up):
                     lost.append(call)
                 else:
                     again.append(call)
@@ -195,7 +195,7 @@ class Link:
                 logger.warning("store.gave_up", script=script.name, items=len(lost), kinds=kinds)
             calls = again
             redirects += 1
-            if any(call.fault for call in calls) or redirects > 1 and calls:
+            if any(call.fault for call in calls) or (redirects > 1 and calls):
                 await asyncio.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))
                 pause = min(2 * pause, LAST_PAUSE)
         return [told.get(place) or Unanswered("the store does not answer") for place, _ in places]
@@ -258,7 +258,11 @@ class Link:
                     metrics.STORE_ERRORS.labels("wrong_answer").inc()
                     raise WrongAnswer("the answer does not echo the call")
 
-        answers = await self._wire(node).exchange(commands, check)
+        if calls[0].script is COMMIT:
+            failpoints.hit("before_send")
+            answers = await self._wire(node).exchange(commands, check, lambda: failpoints.hit("after_send"))
+        else:
+            answers = await self._wire(node).exchange(commands, check)
         holding = answers[-1] if replicas and isinstance(answers[-1], int) else 0
         unloaded: list[_Call] = []
         for call, index in zip(calls, at, strict=True):

@@ -1,6 +1,5 @@
-"""Which primary holds a key, and how it is reached: what all forms of a store have in common, and a single server."""
+"""Which primary holds a key, and how it is reached: a single server, and what all forms of a store have in common."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from redis.asyncio.connection import AbstractConnection
@@ -17,8 +16,8 @@ class NoPrimary(NoConnection):
     """Nobody can be asked for the key at this moment."""
 
 
-class Topology(ABC):
-    """One primary for all keys, unless a form says otherwise."""
+class Topology:
+    """One server at its URL; the other forms say where they differ."""
 
     lanes = 1
     """Ways that do not wait for each other; fixed once `start` returned."""
@@ -66,18 +65,10 @@ class Topology(ABC):
     def moved(self, slot: int, node: Node) -> None:
         """A node said who holds a slot."""
 
-    @abstractmethod
     async def open(self, node: Node, name: str) -> AbstractConnection:
         """A connection to a primary.
 
         Raises:
             RedisError, OSError, TimeoutError: it cannot be reached.
         """
-
-
-class Single(Topology):
-    """One server, by its URL."""
-
-    async def open(self, node: Node, name: str) -> AbstractConnection:
-        """A connection to the server."""
         return await connect(self._endpoint.connection(name))

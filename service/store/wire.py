@@ -33,14 +33,17 @@ async def connect(connection: AbstractConnection) -> AbstractConnection:
 
 
 async def converse(
-    connection: AbstractConnection, commands: Sequence[Command]) -> list[object]:
+    connection: AbstractConnection, commands: Sequence[Command], sent: Callable[[], None] = lambda: None
+) -> list[object]:
     """The answers to commands that go out in one write. A refusal is an answer: a ResponseError as value.
+    `sent` is called in between; what it raises is as a fault of the connection.
 
     Raises:
         RedisError, OSError, TimeoutError: some answers did not come; the connection is closed, as after any error.
     """
     try:
         await connection.send_packed_command(connection.pack_commands(commands))
+        sent()
         return [await _answer(connection) for _ in commands]
     except BaseException:
         await connection.disconnect(nowait=True)
@@ -66,7 +69,9 @@ async def ask(connection: AbstractConnection, *command: bytes | int) -> object:
     return answer
 
 
-async def first(questions: Iterable[Coroutine[Any, Any, Question]], use: Callable[[Question], Awaitable[Result]]) -> Result:
+async def first(
+    questions: Iterable[Coroutine[Any, Any, Question]], use: Callable[[Question], Awaitable[Result]]
+) -> Result:
     """Puts all questions at once: what `use` makes of the first answer that it can use.
 
     Raises:
@@ -95,14 +100,17 @@ class Wire:
         self._busy = asyncio.Lock()
 
     async def exchange(
-        self, commands: Sequence[Command], check: Callable[[list[object]], None] = lambda answers: None
+        self,
+        commands: Sequence[Command],
+        check: Callable[[list[object]], None] = lambda answers: None,
+        sent: Callable[[], None] = lambda: None,
     ) -> list[object]:
         """As `converse`. What `check` raises closes the connection, too."""
         async with self._busy:
             if self._connection is None:
                 self._connection = await self._open()
             try:
-                answers = await converse(self._connection, commands)
+                answers = await converse(self._connection, commands, sent)
                 check(answers)
             except BaseException:
                 await self._close()
