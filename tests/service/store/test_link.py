@@ -12,6 +12,7 @@ from cellwire.cli.embedded import EmbeddedStore
 from service.errors import StoreUnavailable
 from service.store.link import Link, Send
 from service.store.scripts import CLAIM, COMMIT, PEEK, Commit, Granted, Peek, claim_answer
+from tests.access import as_service
 from tests.proxy import Fault, Proxy, chaos
 from tests.scripted import Answer, Held, Scripted, claim, held, new_key
 from tests.waiting import until
@@ -174,7 +175,7 @@ async def test_it_gives_up_at_its_deadline(store: Scripted, proxy: Proxy, link: 
 
 @pytest.fixture
 async def own_link(own_store: EmbeddedStore) -> AsyncIterator[tuple[Scripted, Link]]:
-    link, scripted = Link(own_store.url, 2.0, "test", nothing_first), Scripted(own_store.url)
+    link, scripted = Link(as_service(own_store.url), 2.0, "test", nothing_first), Scripted(own_store.url)
     yield scripted, link
     await link.aclose()
     scripted.redis.close()
