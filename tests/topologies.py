@@ -25,6 +25,7 @@ from redis.retry import Retry
 
 from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
+from tests.access import PASSWORD, users
 from tests.certificates import Authority
 from tests.waiting import wait_until
 
@@ -46,28 +47,43 @@ def free_port() -> int:
             return port
 
 
+def _tls_options(authority: Authority, port: int) -> dict[str, str]:
+    """For a server that listens with TLS only and speaks TLS to others of its kind."""
+    certificate, key = authority.sign(f"server-{port}")
+    return {
+        "port": "0",
+        "tls-port": str(port),
+        "tls-replication": "yes",
+        "tls-cert-file": str(certificate),
+        "tls-key-file": str(key),
+        "tls-ca-cert-file": str(authority.certificate),
+        "tls-auth-clients": "no",
+    }
+
+
 class Node(EmbeddedStore):
-    """One server of a topology, with a configuration file that it or its sentinels may rewrite."""
+    """One process of a topology, with a configuration file that it or its sentinels may rewrite."""
 
     def __init__(
         self,
         children: Children,
         program: Path | None,
         *,
-        fsync: str = "everysec",
-        options: Mapping[str, str] | None = None,
-        config: Sequence[str] = (),
+        config: Sequence[str],
+        options: Mapping[str, str],
         mode: Sequence[str] = (),
+        tls: Authority | None = None,
+        fsync: str = "everysec",
+        users: str | None = None,
     ) -> None:
         self.port = free_port()
+        listen = _tls_options(tls, self.port) if tls else {"port": str(self.port)}
         super().__init__(
-            children,
-            program=program,
-            fsync=fsync,
-            options={"bind": HOST, "port": str(self.port), "repl-diskless-sync-delay": "0", **(options or {})},
+            children, program=program, users=users, fsync=fsync, options={**listen, "bind": HOST, **options}
         )
         self._config = config
         self._mode = mode
+        self._scheme = "rediss" if tls else "redis"
         self._paused = False
 
     @property
@@ -78,7 +94,7 @@ class Node(EmbeddedStore):
     @property
     def url(self) -> str:
         """Of this node alone, by TCP."""
-        return f"redis://{self.address}/0"
+        return f"{self._scheme}://{self.address}/0"
 
     @property
     def answering(self) -> bool:
@@ -93,15 +109,20 @@ class Node(EmbeddedStore):
         program, *rest = super().command()
         return [program, file, *self._mode, *rest]
 
-    def ask(self, *words: str | int) -> Any:
-        """Its answer to a command, as text; redis.RedisError when it does not answer or refuses."""
-        with Redis(
+    def client(self) -> Redis:
+        """One connection, for what belongs together, as a write and its WAIT; `with`. Answers are text."""
+        return Redis(
             unix_socket_path=str(self.socket),
             protocol=2,
             decode_responses=True,
             socket_timeout=5.0,
             retry=Retry(NoBackoff(), 0),
-        ) as client:
+            single_connection_client=True,
+        )
+
+    def ask(self, *words: str | int) -> Any:
+        """Its answer to a command; redis.RedisError when it does not answer or refuses."""
+        with self.client() as client:
             return client.execute_command(*words)
 
     def replication(self) -> dict[str, Any]:
@@ -130,6 +151,25 @@ class Node(EmbeddedStore):
         super().__exit__(*reason)
 
 
+class Server(Node):
+    """A node that keeps data, with the users of deploy/redis/users.acl; URLs without a user are an administrator's."""
+
+    def __init__(
+        self,
+        children: Children,
+        program: Path | None,
+        *,
+        fsync: str = "everysec",
+        options: Mapping[str, str] | None = None,
+        config: Sequence[str] = (),
+        tls: Authority | None = None,
+    ) -> None:
+        follow = {"masteruser": "replica", "masterauth": PASSWORD, "repl-diskless-sync-delay": "0"}
+        super().__init__(
+            children, program, config=config, options={**follow, **(options or {})}, tls=tls, fsync=fsync, users=users()
+        )
+
+
 def _is_primary(node: Node) -> bool:
     try:
         return node.answering and node.replication()["role"] == "master"
@@ -153,13 +193,23 @@ _SENTINEL_PERIODS = ("info-period", 500, "publish-period", 200, "ask-period", 20
 class Sentinel(Node):
     """One sentinel."""
 
-    def __init__(self, children: Children, program: Path | None, primary: Node, quorum: int, down_after: float) -> None:
+    def __init__(
+        self,
+        children: Children,
+        program: Path | None,
+        primary: Node,
+        quorum: int,
+        down_after: float,
+        tls: Authority | None,
+    ) -> None:
         config = (
             f"sentinel monitor {SERVICE} {HOST} {primary.port} {quorum}",
             f"sentinel down-after-milliseconds {SERVICE} {down_after * 1000:.0f}",
             f"sentinel failover-timeout {SERVICE} {max(3.0, 3 * down_after) * 1000:.0f}",
+            f"sentinel auth-user {SERVICE} sentinel",
+            f"sentinel auth-pass {SERVICE} {PASSWORD}",
         )
-        super().__init__(children, program, config=config, mode=["--sentinel"])
+        super().__init__(children, program, config=config, options={}, mode=["--sentinel"], tls=tls)
 
     def start(self, timeout: float = 20.0) -> None:
         """As any node; then it is told to look often."""
@@ -191,21 +241,25 @@ class SentinelStore:
         replicas: int = 2,
         sentinels: int = 3,
         options: Mapping[str, str] | None = None,
+        tls: Authority | None = None,
     ) -> None:
-        first = Node(children, program, fsync=fsync, options=options)
-        follow = [f"replicaof {HOST} {first.port}"]
-        others = [Node(children, program, fsync=fsync, options=options, config=follow) for _ in range(replicas)]
+        def server(*config: str) -> Server:
+            return Server(children, program, fsync=fsync, options=options, config=config, tls=tls)
+
+        first = server()
+        others = [server(f"replicaof {HOST} {first.port}") for _ in range(replicas)]
         self.nodes = [first, *others]
         """The servers, whatever their roles are now."""
         quorum = sentinels // 2 + 1
-        self.sentinels = [Sentinel(children, program, first, quorum, down_after) for _ in range(sentinels)]
+        self.sentinels = [Sentinel(children, program, first, quorum, down_after, tls) for _ in range(sentinels)]
+        self._scheme = "rediss" if tls else "redis"
         self._stack = ExitStack()
         self._last_primary = first
 
     @property
     def url(self) -> str:
         """For CELLWIRE_STORE_URL: the sentinels and the name of the primary."""
-        return f"redis+sentinel://{','.join(sentinel.address for sentinel in self.sentinels)}/{SERVICE}"
+        return f"{self._scheme}+sentinel://{','.join(sentinel.address for sentinel in self.sentinels)}/{SERVICE}"
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -218,45 +272,45 @@ class SentinelStore:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def primary(self) -> Node:
+    def primary(self) -> Server:
         """The node that the sentinels send clients to."""
         return self._by_port(next(sentinel for sentinel in self.sentinels if sentinel.answering).primary_port())
 
-    def replicas(self) -> list[Node]:
+    def replicas(self) -> list[Server]:
         """The others, killed ones too."""
         primary = self.primary()
         return [node for node in self.nodes if node is not primary]
 
     def wait_ready(self) -> None:
         """Until every replica follows the primary and every sentinel knows all nodes: a failover would succeed."""
-        wait_until(lambda: all(map(_is_synced, self.replicas())), "replicas that follow their primary")
+        wait_until(lambda: all(map(self._in_place, self.nodes)), "replicas that follow their primary")
         counts = len(self.nodes) - 1, len(self.sentinels)
         wait_until(lambda: all(s.knows(*counts) for s in self.sentinels), "sentinels that know all the others")
 
-    def kill_primary(self) -> Node:
+    def kill_primary(self) -> Server:
         """SIGKILL; which node it was, for `restart`."""
         self._last_primary = self.primary()
         self._last_primary.kill()
         return self._last_primary
 
-    def pause_primary(self) -> Node:
+    def pause_primary(self) -> Server:
         """SIGSTOP: the sentinels fail over, and after `resume` it believes for a moment to be primary still."""
         self._last_primary = self.primary()
         self._last_primary.pause()
         return self._last_primary
 
-    def wait_failover(self) -> Node:
-        """Until every sentinel sends clients to a node other than the one last killed or paused, and that one serves."""
+    def wait_failover(self) -> Server:
+        """Until every sentinel sends clients to another node than the one last killed or paused."""
         wait_until(self._failed_over, "a failover")
         return self.primary()
 
-    def restart(self, node: Node) -> None:
+    def restart(self, node: Server) -> None:
         """Start a killed node again, and wait until it follows the present primary."""
         node.start()
-        wait_until(lambda: _is_synced(node) or node is self.primary(), "a node that came back")
+        wait_until(lambda: self._in_place(node), "a node that came back")
 
     @contextmanager
-    def lagging(self) -> Iterator[Node]:
+    def lagging(self) -> Iterator[Server]:
         """What is written within the block reaches the primary alone; at its end the primary dies with it.
 
         The replicas are stopped and their links cut, because what stands in a stopped process's socket is not lost.
@@ -273,12 +327,19 @@ class SentinelStore:
             for replica in replicas:
                 replica.resume()
 
+    def _in_place(self, node: Server) -> bool:
+        """Whether it is what the sentinels think that it is: the primary, or one that follows the primary."""
+        primary = self.primary()
+        if node is primary:
+            return _is_primary(node)
+        return _is_synced(node) and node.replication()["master_port"] == primary.port
+
     def _failed_over(self) -> bool:
         last = self._last_primary.port
         ports = {sentinel.primary_port() for sentinel in self.sentinels if sentinel.answering}
         return len(ports) == 1 and last not in ports and _is_primary(self._by_port(ports.pop()))
 
-    def _by_port(self, port: int) -> Node:
+    def _by_port(self, port: int) -> Server:
         return next(node for node in self.nodes if node.port == port)
 
 
@@ -293,17 +354,21 @@ class Seen:
     slots: tuple[range, ...]
 
 
-class ClusterNode(Node):
+class ClusterNode(Server):
     """One node of a cluster."""
 
-    def __init__(self, children: Children, program: Path | None, fsync: str, options: Mapping[str, str]) -> None:
+    def __init__(
+        self, children: Children, program: Path | None, fsync: str, options: Mapping[str, str], tls: Authority | None
+    ) -> None:
         cluster = {
             "cluster-enabled": "yes",
             "cluster-port": str(free_port()),
             "cluster-node-timeout": "1500",
             "cluster-allow-replica-migration": "no",
         }
-        super().__init__(children, program, fsync=fsync, options={**cluster, **options})
+        if tls:
+            cluster["tls-cluster"] = "yes"
+        super().__init__(children, program, fsync=fsync, options={**cluster, **options}, tls=tls)
         self.bus_port = int(cluster["cluster-port"])
 
     @property
@@ -371,15 +436,17 @@ class ClusterStore:
         fsync: str = "everysec",
         primaries: int = 3,
         options: Mapping[str, str] | None = None,
+        tls: Authority | None = None,
     ) -> None:
-        self.nodes = [ClusterNode(children, program, fsync, options or {}) for _ in range(2 * primaries)]
+        self.nodes = [ClusterNode(children, program, fsync, options or {}, tls) for _ in range(2 * primaries)]
         """The servers, whatever their roles are now; the first half began as primaries."""
+        self._scheme = "rediss" if tls else "redis"
         self._stack = ExitStack()
 
     @property
     def url(self) -> str:
         """For CELLWIRE_STORE_URL: all nodes."""
-        return f"redis+cluster://{','.join(node.address for node in self.nodes)}"
+        return f"{self._scheme}+cluster://{','.join(node.address for node in self.nodes)}"
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -488,21 +555,22 @@ class ClusterStore:
         self.wait_stable()
 
 
-class TlsStore(Node):
+class TlsStore:
     """One server that speaks TLS only, with the files of a client that it knows and of an authority that it does not.
 
     `client_certificates`: it wants one of each client. The embedded Valkey knows no TLS: `program` is to be another.
     """
 
     def __init__(self, children: Children, program: Path, *, client_certificates: bool = False) -> None:
-        super().__init__(children, program)
-        self._client_certificates = client_certificates
-        self._files = ExitStack()
+        self._children = children
+        self._program = program
+        self._options = {"tls-auth-clients": "yes" if client_certificates else "no"}
+        self._stack = ExitStack()
 
     @property
     def url(self) -> str:
         """For CELLWIRE_STORE_URL."""
-        return f"rediss://{self.address}/0"
+        return self.server.url
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -511,22 +579,10 @@ class TlsStore(Node):
             self.ca = authority.certificate
             self.certificate, self.key = authority.sign("client")
             self.other_ca = Authority(directory, "another").certificate
-            certificate, key = authority.sign("server")
-            self._options |= {
-                "port": "0",
-                "tls-port": str(self.port),
-                "tls-cert-file": str(certificate),
-                "tls-key-file": str(key),
-                "tls-ca-cert-file": str(self.ca),
-                "tls-auth-clients": "yes" if self._client_certificates else "no",
-            }
-            self._files = stack.pop_all()
-        try:
-            return super().__enter__()
-        except BaseException:
-            self._files.close()
-            raise
+            server = Server(self._children, self._program, options=self._options, tls=authority)
+            self.server = stack.enter_context(server)
+            self._stack = stack.pop_all()
+        return self
 
-    def __exit__(self, *reason: object) -> None:
-        super().__exit__(*reason)
-        self._files.close()
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()

@@ -14,6 +14,7 @@ from service.store.endpoint import Access
 from service.store.form import topology_of
 from service.store.link import Link, Unanswered
 from service.store.scripts import CLAIM, COMMIT, PEEK, Commit, Granted, Item, Peek, Script, claim_answer
+from tests.access import as_service
 from tests.proxy import Fault, Proxy, chaos
 from tests.scripted import Answer, Held, Scripted, claim, held, new_key
 from tests.waiting import until
@@ -186,7 +187,7 @@ async def test_it_gives_up_at_its_deadline(store: Scripted, proxy: Proxy, link: 
 
 @pytest.fixture
 async def own_link(own_store: EmbeddedStore) -> AsyncIterator[tuple[Scripted, Link]]:
-    link, scripted = link_to(own_store.url, 2.0), Scripted(own_store.url)
+    link, scripted = link_to(as_service(own_store.url), 2.0), Scripted(own_store.url)
     yield scripted, link
     await link.aclose()
     scripted.redis.close()
