@@ -5,9 +5,10 @@ import time
 
 import structlog
 
-from service.errors import CellwireError, StoreUnavailable
+from service.errors import CellwireError
 from service.session import Session
 from service.sessions import Sessions
+from service.store.link import Unanswered
 from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
@@ -35,12 +36,13 @@ class Leases:
             await asyncio.sleep(max(0.0, started + self._interval - time.monotonic()))
 
     async def _beat(self, idle: list[Session]) -> None:
-        try:
-            answers = await self._store.heartbeat_batch([session.heartbeat() for session in idle])
-        except StoreUnavailable:
-            logger.warning("leases.store_unavailable", sessions=len(idle))
-            return
+        answers = await self._store.heartbeat_batch([session.heartbeat() for session in idle])
+        unanswered = sum(isinstance(answer, Unanswered) for answer in answers)
+        if unanswered:
+            logger.warning("leases.store_unavailable", sessions=unanswered)
         for session, answer in zip(idle, answers, strict=True):
+            if isinstance(answer, Unanswered):
+                continue
             if isinstance(answer, CellwireError) and answer.ends_stream:
                 session.lose(answer)
             elif not isinstance(answer, CellwireError):

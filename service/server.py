@@ -35,6 +35,8 @@ from service.session import Terms
 from service.session_servicer import SessionServicer
 from service.sessions import Sessions
 from service.settings import Settings
+from service.store.endpoint import Access
+from service.store.form import topology_of
 from service.store.store import Store
 from service.tail import TailTerms
 
@@ -98,17 +100,18 @@ class Server:
             logger.warning("server.failpoints", failpoints=settings.failpoints)
         failpoints.arm(settings.failpoints)
         # 1
-        store = Store(
-            settings.store_url.get_secret_value(),
-            settings.tenant,
-            settings.store_timeout,
-            settings.commit_deadline,
-            settings.ephemeral_store,
-        )
         try:
-            self.store = await stack.enter_async_context(store)
+            topology = topology_of(settings.store_url.get_secret_value(), _access(settings))
         except (ValueError, TypeError):  # its text may hold the password
             raise CannotStart("CELLWIRE_STORE_URL: not the URL of a store") from None
+        store = Store(
+            topology,
+            settings.tenant,
+            settings.commit_deadline,
+            settings.ephemeral_store,
+            settings.replicas_short == "degrade",
+        )
+        self.store = await stack.enter_async_context(store)
         await self.store.check()
         # 2
         for path in settings.models:
@@ -299,3 +302,15 @@ class Server:
     async def _tell_health(self, name: str, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set(name, status)
+
+
+def _access(settings: Settings) -> Access:
+    return Access(
+        settings.store_timeout,
+        settings.store_username,
+        settings.store_password.get_secret_value(),
+        settings.store_password_file,
+        settings.store_ca,
+        settings.store_cert,
+        settings.store_key,
+    )

@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -53,20 +54,30 @@ class Sessions:
         self.draining = False
         self._store = store
         self._cells = cells
-        self._claims: Batcher[Claim, Granted] = Batcher(store.claim_batch, MAX_CLAIMS)
-        self.writes: Batcher[Write, Written] = Batcher(store.write_batch, max_commits, max_commit_bytes, _write_bytes)
+        self._claims: list[Batcher[Claim, Granted]] = [
+            Batcher(partial(store.claim_batch, lane), MAX_CLAIMS) for lane in range(store.lanes)
+        ]
+        """One a lane, as of the writes: a primary that is away stops no other's sessions."""
+        self.writes: list[Batcher[Write, Written]] = [
+            Batcher(partial(store.write_batch, lane), max_commits, max_commit_bytes, _write_bytes)
+            for lane in range(store.lanes)
+        ]
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> "Sessions":
-        await self._claims.__aenter__()
-        await self.writes.__aenter__()
+        for claims in self._claims:
+            await claims.__aenter__()
+        for writes in self.writes:
+            await writes.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in tuple(self._tasks):
             await tasks.end(task)
-        await self._claims.__aexit__()
-        await self.writes.__aexit__()
+        for claims in self._claims:
+            await claims.__aexit__()
+        for writes in self.writes:
+            await writes.__aexit__()
 
     async def settled(self) -> None:
         """Returns once no claim and no release is on its way."""
@@ -127,7 +138,7 @@ class Sessions:
         cell = await self._named(request)
         drawn = b"" if request.create_token or request.mode is Mode.RESUME else os.urandom(TOKEN_BYTES)
         claim = self._claim(request, cell, request.create_token or drawn, lease_ms)
-        granted = await self._claims.submit(claim)
+        granted = await self._claims[self._store.lane(claim.key)].submit(claim)
         failpoints.hit("in_claim")
         owner = Owner(claim.key, granted.incarnation, claim.nonce, granted.epoch)
         try:
@@ -136,7 +147,14 @@ class Sessions:
             )
             write_behind = of_session.spec.write_behind if request.write_behind is None else request.write_behind
             session = Session(
-                request.session_id, owner, of_session, granted, self.terms, self.writes, write_behind, claim.replicas
+                request.session_id,
+                owner,
+                of_session,
+                granted,
+                self.terms,
+                self._writes_of(claim.key),
+                write_behind,
+                claim.replicas,
             )
             if request.replies_after is not None:
                 session.replies_after(request.replies_after)
@@ -151,6 +169,9 @@ class Sessions:
         if drawn and incarnation_of(drawn) != granted.incarnation:
             drawn = b""  # the session was there: its token is another one
         return OpenedSession(session, how == "created", drawn, self._store.condition.store_id)
+
+    def _writes_of(self, key: bytes) -> Batcher[Write, Written]:
+        return self.writes[self._store.lane(key)]
 
     async def _named(self, request: OpenRequest) -> LoadedCell | None:
         """The model that the open names; None where only the stored session can say what is meant."""
@@ -211,7 +232,7 @@ class Sessions:
     async def _release(self, owner: Owner, ttl_ms: int) -> None:
         failpoints.hit("in_release")
         try:
-            await self.writes.submit(Release(owner, ttl_ms))
+            await self._writes_of(owner.key).submit(Release(owner, ttl_ms))
         except CellwireError as error:
             logger.debug("session.not_released", epoch=owner.epoch, reason=error.reason)
 

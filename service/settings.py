@@ -4,11 +4,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import failpoints
 
+STORE_SCHEMES = (
+    "unix://",
+    *(f"{tls}{form}://" for tls in ("redis", "rediss") for form in ("", "+sentinel", "+cluster")),
+)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PACKAGED_MODELS = Path(__file__).parent.parent / "models" / "trained"
 
@@ -43,8 +47,16 @@ class Settings(BaseSettings):
     tenant: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose sessions these are.")
 
     store_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="redis://, rediss:// or unix:// URL of the store."
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="redis://, rediss:// or unix:// URL of the store; redis+sentinel://h1:p,h2:p/service; "
+        "redis+cluster://h1:p,h2:p; rediss+... with TLS.",
     )
+    store_username: str = Field("", description="Goes before the URL's, as the password does.")
+    store_password: SecretStr = Field(SecretStr(""), description="Better in a file than in an environment.")
+    store_password_file: FilePath | None = Field(None, description="The password; read again at each connect.")
+    store_ca: FilePath | None = Field(None, description="Certificates of authorities that sign the store's.")
+    store_cert: FilePath | None = Field(None, description="Certificate shown to the store.")
+    store_key: FilePath | None = Field(None, description="Its key.")
     store_timeout: float = Field(2.0, gt=0, description="One answer of the store.")
     commit_deadline: float = Field(10.0, gt=0, description="A commit in doubt is sent again for so long.")
     store_grace: float = Field(
@@ -70,6 +82,9 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(1 << 20, ge=1 << 10, description="Bytes a message.")
     unary_cache: int = Field(4096, ge=0, description="Sessions of unary calls kept in memory.")
 
+    replicas_short: Literal["refuse", "degrade"] = Field(
+        "refuse", description="Too few replicas hold a commit: it stays in doubt, or its reply says so."
+    )
     replicas: int = Field(0, ge=0, le=64, description="Store replicas that must hold a commit before it is answered.")
     write_behind_steps: int = Field(8, ge=1, le=4096, description="Write-behind: written after so many timesteps,")
     write_behind_seconds: float = Field(0.05, gt=0, le=60, description="or after so long.")
@@ -99,8 +114,8 @@ class Settings(BaseSettings):
         if self.failpoints and self.host not in LOOPBACK:
             raise ValueError("failpoints are for tests: host must be on loopback")
         failpoints.parse(self.failpoints)
-        if not self.store_url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("store_url must start with redis://, rediss:// or unix://")
+        if not self.store_url.get_secret_value().startswith(STORE_SCHEMES):
+            raise ValueError(f"store_url must start with one of {', '.join(STORE_SCHEMES)}")
         return self
 
     @property

@@ -19,6 +19,7 @@ from cellwire.cli.embedded import EmbeddedStore
 from models import catalogue, cells
 from service.server import Server
 from service.settings import default_cache
+from tests.access import make_users, users
 from tests.harness import Place, ReplicaProcess, replica
 
 settings.register_profile("short", max_examples=40, deadline=None)
@@ -59,19 +60,23 @@ def children() -> Iterator[Children]:
 
 @pytest.fixture(scope="session", params=STORES)
 def store_url(request: pytest.FixtureRequest, children: Children) -> Iterator[str]:
-    """A running store that no test stops: the embedded Valkey, then redis-server (or CELLWIRE_TEST_REDIS_URL)."""
+    """A running store that no test stops: the embedded Valkey, then redis-server (or CELLWIRE_TEST_REDIS_URL).
+
+    The URL is an administrator's; the service has a user of its own there (tests/access.py).
+    """
     given = os.environ.get("CELLWIRE_TEST_REDIS_URL")
     if request.param == "redis" and given:
+        make_users(given)
         yield given
         return
-    with EmbeddedStore(children, program=store_program(request.param)) as store:
+    with EmbeddedStore(children, program=store_program(request.param), users=users()) as store:
         yield store.url
 
 
 @pytest.fixture(params=STORES)
 def own_store(request: pytest.FixtureRequest, children: Children) -> Iterator[EmbeddedStore]:
     """A store of the test's own, to stop, kill and break."""
-    with EmbeddedStore(children, program=store_program(request.param), fsync="always") as store:
+    with EmbeddedStore(children, program=store_program(request.param), fsync="always", users=users()) as store:
         yield store
 
 

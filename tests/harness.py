@@ -20,6 +20,7 @@ from cellwire.v1 import cell_service_pb2_grpc, resume_pb2, tensor_pb2
 from service.server import Server
 from service.settings import load
 from service.tensors import WIRE_TYPES
+from tests.access import as_service
 
 START_SECONDS = 60.0
 
@@ -29,13 +30,19 @@ class Place:
     """Where a test's replicas keep and find things; the tenant is the test's own, so nothing is ever flushed."""
 
     store_url: str
+    """As an administrator: for the test's own eyes and hands."""
     tenant: str
     repositories: tuple[Path, ...]
+
+    @property
+    def service_url(self) -> str:
+        """What replicas are given: with the service's user and its rights."""
+        return as_service(self.store_url)
 
     def environment(self, **settings: object) -> dict[str, str]:
         """CELLWIRE_* for a replica in a process of its own."""
         values = {
-            "store_url": self.store_url,
+            "store_url": self.service_url,
             "tenant": self.tenant,
             "models": os.pathsep.join(map(str, self.repositories)),
             "port": 0,
@@ -49,7 +56,7 @@ class Place:
 async def replica(place: Place, **settings: object) -> AsyncIterator[Server]:
     """A replica in this process."""
     values: dict[str, object] = {
-        "store_url": place.store_url,
+        "store_url": place.service_url,
         "tenant": place.tenant,
         "models": place.repositories,
         "port": 0,

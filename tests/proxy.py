@@ -11,6 +11,8 @@ from enum import Enum
 from itertools import chain, repeat
 from pathlib import Path
 
+from tests.access import as_service
+
 
 class Fault(Enum):
     """What happens to one call of a script."""
@@ -53,8 +55,8 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """For Link and the service."""
-        return f"unix://{self._path}"
+        """For Link and the service, who is who it is behind the proxy too."""
+        return as_service(f"unix://{self._path}")
 
     def strike(self, *faults: Fault) -> None:
         """The next calls meet these faults, one each; those after them none."""

@@ -14,6 +14,7 @@ from service.store.scripts import CLAIM, Claim, Close, Commit, Granted, Heartbea
 from service.store.scripts import Script as LuaScript
 from service.store.store import session_key
 from service.values import Mode
+from tests.access import as_service
 
 Answer = bytes | list[bytes]
 MODEL = "m/1/" + "ab" * 16
@@ -114,19 +115,20 @@ def held(item: Claim, granted: Granted) -> Held:
 
 
 class Scripted:
-    """Calls scripts on a store and looks at keys."""
+    """Calls scripts on a store, as the service, and looks at keys, as an administrator."""
 
     def __init__(self, url: str) -> None:
         self.redis: Any = Redis.from_url(url)
+        self._service: Any = Redis.from_url(as_service(url))
 
     def call(self, script: LuaScript, *items: Item) -> list[Answer]:
         """The answer to each item."""
         arguments: Sequence[bytes] = [*(item.key for item in items), b"tag", *(item.pack() for item in items)]
         try:
-            answer = self.redis.evalsha(script.sha, len(items), *arguments)
+            answer = self._service.evalsha(script.sha, len(items), *arguments)
         except NoScriptError:
-            self.redis.script_load(script.source)
-            answer = self.redis.evalsha(script.sha, len(items), *arguments)
+            self._service.script_load(script.source)
+            answer = self._service.evalsha(script.sha, len(items), *arguments)
         assert answer[0] == b"tag"
         results: list[Answer] = answer[1:]
         assert len(results) == len(items)

@@ -8,6 +8,14 @@ LONGEST = 20.0
 """Seconds; a test that waits so long has failed."""
 
 
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Returns once the condition holds; for where no event loop runs."""
+    deadline = time.monotonic() + LONGEST
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {LONGEST:.0f} s: {what}"
+        time.sleep(0.02)
+
+
 async def until(condition: Callable[[], object], what: str) -> None:
     """Returns once the condition holds."""
     deadline = time.monotonic() + LONGEST

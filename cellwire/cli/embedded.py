@@ -34,7 +34,8 @@ class EmbeddedStore:
     """One store: started on entering, stopped and its directory removed on leaving; `kill` and `restart` between.
 
     `fsync` is the append-only file's policy (always, everysec, no), `options` are further server options,
-    `program` another Redis-compatible server. It listens on no TCP port.
+    `program` another Redis-compatible server, `users` the text of an ACL file, whose default user must be let in by
+    its unix socket without a password. It listens on no TCP port.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class EmbeddedStore:
         fsync: str = "everysec",
         options: Mapping[str, str] | None = None,
         program: Path | None = None,
+        users: str | None = None,
     ) -> None:
         self._children = children
         self._program = program
+        self._users = users
         self._options = {
             "port": "0",
             "save": "",
@@ -81,6 +84,10 @@ class EmbeddedStore:
         return self.directory / "store.log"
 
     @property
+    def _users_file(self) -> Path:
+        return self.directory / "users.acl"
+
+    @property
     def pid(self) -> int:
         """Of the running server."""
         if self._server is None:
@@ -105,13 +112,21 @@ class EmbeddedStore:
         finally:
             self._remove()
 
-    def start(self, timeout: float = 20.0) -> None:
-        """Start the server on what its directory holds, and wait until it answers (seconds)."""
+    def command(self) -> list[str | Path]:
+        """The command line of the server."""
         command: list[str | Path] = [self._program or server_program(), "--dir", self.directory]
         command += ["--unixsocket", self.socket, "--unixsocketperm", "700", "--daemonize", "no"]
         for name, value in self._options.items():
             command += [f"--{name}", value]
-        self._server = self._children.start(command, log=self.log)
+        if self._users is not None:
+            command += ["--aclfile", self._users_file]
+        return command
+
+    def start(self, timeout: float = 20.0) -> None:
+        """Start the server on what its directory holds, and wait until it answers (seconds)."""
+        if self._users is not None:
+            self._users_file.write_text(self._users)
+        self._server = self._children.start(self.command(), log=self.log)
         deadline = time.monotonic() + timeout
         while not self._answers():
             if self._server.poll() is not None or time.monotonic() > deadline:

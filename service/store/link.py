@@ -1,135 +1,305 @@
-"""One connection to a Redis primary that calls scripts, one call at a time.
+"""Calls scripts on the primaries that hold their items, and calls again what is in doubt until a deadline.
 
 Every answer must echo the call's random tag and have one result an item; anything else closes the connection, because
-a shifted answer would hand one session's state to another. A call whose answer did not come is in doubt: the very
-same call goes out again on a new connection until its deadline. redis-py's own retries are off.
+a shifted answer would hand one session's state to another. What was not answered goes out again: the very same call
+while all its items are in doubt, otherwise those of its items that are.
 """
 
 import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import structlog
-from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
 
-from service import metrics
+from service import failpoints, metrics
 from service.errors import StoreUnavailable
-from service.store.scripts import Item, Script
+from service.store.endpoint import Node
+from service.store.scripts import COMMIT, Claim, Close, Commit, Item, Script
+from service.store.topology import PRIMARY, NoPrimary, Topology
+from service.store.wire import FAULTS, Command, Send, Wire, ask
 
 logger = structlog.get_logger(__name__)
 
 FIRST_PAUSE, LAST_PAUSE = 0.02, 0.5
+WAIT_SHARE = 0.5
+"""Of the time of an answer: what WAIT may use of it, so that it answers before its reader gives up."""
 Answer = bytes | list[bytes]
-Command = Sequence[bytes | int]
-Send = Callable[[Command], Awaitable[object]]
+Meet = Callable[[Node, Send], Awaitable[None]]
+"""What is asked first on each new connection to a primary."""
 
-# The store says that nothing was executed, for a reason that passes for all items alike: the call is sent again.
-PASSING = frozenset({b"READONLY", b"MISCONF", b"NOREPLICAS", b"MASTERDOWN", b"CLUSTERDOWN", b"LOADING", b"BUSY"})
+PASSING = frozenset(
+    (b"READONLY", b"MISCONF", b"NOREPLICAS", b"MASTERDOWN", b"CLUSTERDOWN", b"LOADING", b"BUSY", b"NOAUTH", b"NOPERM")
+)
+"""The store says that nothing was executed, for a reason that passes: the item is sent again."""
+SHORT = "short_of_replicas"
+DENIED = frozenset(("AuthenticationError", "NoPermissionError", "NOAUTH", "NOPERM"))
 
 
 class WrongAnswer(RedisError):
     """The answer is not that of the call: the connection is out of step."""
 
 
-class NotNow(RedisError):
-    """The store refuses every call for the moment."""
+class Unanswered(StoreUnavailable):
+    """No answer came in time; the item may or may not have been executed."""
 
 
-async def _ask_nothing(send: Send) -> None:
+class Told(NamedTuple):
+    """What a script told of an item."""
+
+    answer: Answer
+    degraded: bool = False
+    """Fewer replicas hold the write than were asked for."""
+
+
+class _Call:
+    """One EVALSHA, until all its items have their answers."""
+
+    def __init__(self, script: Script, items: Sequence[tuple[int, Item]]) -> None:
+        self.script = script
+        self.told: dict[int, Told] = {}
+        """By their places in the batch."""
+        self.ask_at: Node | None = None
+        """Where the slot is migrating to: asked there once."""
+        self.fault: str | None = None
+        """Why it is to be sent again; None: it was told who has the slot, nothing is wrong."""
+        self.node: Node | None = None
+        """Where it was sent last; None: nobody holds its key."""
+        self._pack(items)
+
+    def _pack(self, items: Sequence[tuple[int, Item]]) -> None:
+        self.items = items
+        self.tag = secrets.token_bytes(8)
+        keys = [item.key for _, item in items]
+        self.command: Command = (b"EVALSHA", self.script.sha, len(keys), *keys, self.tag, *(i.pack() for _, i in items))
+        self.replicas = max(_replicas(item) for _, item in items)
+
+    def is_answered_by(self, answer: object) -> bool:
+        """Whether it is an answer to this call: one that echoes it, or a refusal, which has no echo."""
+        if isinstance(answer, list):
+            return len(answer) == len(self.items) + 1 and answer[0] == self.tag
+        return isinstance(answer, ResponseError)
+
+    def fail(self, kind: str) -> None:
+        """Nothing is known of it."""
+        self.fault = kind
+        metrics.STORE_ERRORS.labels(kind).inc()
+
+    def take(self, results: list[Answer], replicas: int, degrade: bool) -> None:
+        """Takes its items' results, of which so many replicas are known to hold the writes."""
+        left: list[tuple[int, Item]] = []
+        self.fault = None
+        for (place, item), result in zip(self.items, results, strict=True):
+            word = _word(result)
+            short = _replicas(item) > replicas and word in (b"OK", b"DUPLICATE")
+            if word == b"ERROR" and isinstance(result, bytes) and result[6:] in PASSING:
+                self.fail(result[6:].decode())
+                left.append((place, item))
+            elif short and not degrade:
+                self.fail(SHORT)
+                left.append((place, item))
+            else:
+                self.told[place] = Told(result, short)
+        if left and len(left) < len(self.items):
+            self._pack(left)
+        elif not left:
+            self.items = ()
+
+
+def _word(answer: Answer) -> bytes:
+    return answer[0] if isinstance(answer, list) else answer.partition(b" ")[0]
+
+
+def _replicas(item: Item) -> int:
+    return item.replicas if isinstance(item, Commit | Close | Claim) else 0
+
+
+async def _ask_nothing(_: Node, __: Send) -> None:
     """The first question on a connection whose store need not be known."""
 
 
 class Link:
-    """Calls scripts on one connection of its own, in order."""
+    """Connections of one user, one to each primary that he needs."""
 
-    def __init__(
-        self, url: str, timeout: float, name: str, meet: Callable[[Send], Awaitable[None]] = _ask_nothing
-    ) -> None:
-        pool: Any = ConnectionPool.from_url(
-            url,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_timeout=False,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            protocol=2,
-            client_name=f"cellwire-{name}",
-        )
-        self._connection: AbstractConnection = pool.make_connection()
-        self._timeout = timeout
+    def __init__(self, topology: Topology, name: str, meet: Meet = _ask_nothing, degrade: bool = False) -> None:
+        self._topology = topology
+        self._name = name
         self._meet = meet
-        """What is asked first on each new connection."""
-        self._busy = asyncio.Lock()
-        self._gave_up = False
-        """The last call found nobody: until one does, calls try once instead of queueing up for their deadlines."""
+        self._degrade = degrade
+        self._wires: dict[Node, Wire] = {}
+        self._gave_up: set[Node | None] = set()
+        """Where the last call found nobody: until one does, calls try once instead of queueing for their deadlines."""
 
     async def aclose(self) -> None:
-        """Closes the connection."""
-        await self._connection.disconnect(nowait=True)
+        """Closes the connections."""
+        for wire in self._wires.values():
+            await wire.close()
 
-    async def call(self, script: Script, items: Sequence[Item], deadline: float) -> list[Answer]:
+    async def ask(self, node: Node, *commands: Command) -> list[object]:
+        """The answers of a primary to plain commands, which are tried once.
+
+        Raises:
+            RedisError, OSError, TimeoutError: one has none, or a refusal.
+        """
+        try:
+            async with asyncio.timeout(2 * self._topology.timeout):
+                answers = await self._wire(node).exchange(commands)
+            for answer in answers:
+                if isinstance(answer, ResponseError):
+                    raise answer
+        except FAULTS:
+            await self.leave(node)
+            raise
+        return answers
+
+    async def leave(self, node: Node) -> None:
+        """Whatever stands at the node, it is not what was looked for: the next call connects anew."""
+        self._topology.doubt()
+        await self._wire(node).close()
+
+    async def call(self, script: Script, items: Sequence[Item], deadline: float) -> list[Told | Unanswered]:
         """One answer an item, in their order.
 
         Args:
             script: the script.
             items: each with the key of its session; no two of one session.
-            deadline: monotonic time after which the call is given up.
-
-        Raises:
-            StoreUnavailable: no answer came in time; the call may or may not have been executed.
+            deadline: monotonic time after which what has no answer is given up.
         """
-        tag = secrets.token_bytes(8)
-        keys = [item.key for item in items]
-        command: list[bytes | int] = [b"EVALSHA", script.sha, len(keys), *keys, tag, *(item.pack() for item in items)]
-        pause = FIRST_PAUSE
-        async with self._busy:
-            if time.monotonic() > deadline:  # spent in the queue: the connection is not to blame
-                raise StoreUnavailable("the store does not answer in time")
-            while True:
-                try:
-                    left = max(FIRST_PAUSE, deadline - time.monotonic())
-                    async with asyncio.timeout(min(self._timeout * 2, left)):
-                        answers = await self._once(script, command, tag, len(keys))
-                    self._gave_up = False
-                    return answers
-                except BaseException as error:
-                    await self._connection.disconnect(nowait=True)
-                    if not isinstance(error, RedisError | OSError | TimeoutError):
-                        raise
-                    kind = type(error).__name__
-                    metrics.STORE_ERRORS.labels(kind).inc()
-                    if self._gave_up or time.monotonic() + pause > deadline:
-                        self._gave_up = True
-                        logger.warning("store.gave_up", script=script.name, items=len(keys), kind=kind)
-                        raise StoreUnavailable("the store does not answer") from None
+        told: dict[int, Told] = {}
+        places = list(enumerate(items))
+        parts = [[place] for place in places] if self._topology.one_key_a_call else [places]
+        calls = [_Call(script, part) for part in parts if part]
+        pause, redirects, warned = FIRST_PAUSE, 0, False
+        while calls:
+            await self._round(calls, max(FIRST_PAUSE, deadline - time.monotonic()))
+            late = time.monotonic() + pause > deadline
+            again: list[_Call] = []
+            lost: list[_Call] = []
+            for call in calls:
+                told |= call.told
+                if not call.items:
+                    self._gave_up.discard(call.node)
+                elif late or (call.fault and call.node in self._gave_up):
+                    lost.append(call)
+                else:
+                    again.append(call)
+            if not warned and any(call.fault in DENIED for call in calls):
+                warned = True
+                logger.warning("store.denied", script=script.name)
+            if lost:
+                self._gave_up |= {call.node for call in lost}
+                kinds = sorted({call.fault or "redirected" for call in lost})
+                logger.warning("store.gave_up", script=script.name, items=len(lost), kinds=kinds)
+            calls = again
+            redirects += 1
+            if any(call.fault for call in calls) or (redirects > 1 and calls):
                 await asyncio.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))
                 pause = min(2 * pause, LAST_PAUSE)
+        return [told.get(place) or Unanswered("the store does not answer") for place, _ in places]
 
-    async def _once(self, script: Script, command: Command, tag: bytes, count: int) -> list[Answer]:
-        if not self._connection.is_connected:
-            await self._connection.connect()  # type: ignore[no-untyped-call]
-            await self._meet(self._send)
+    async def _round(self, calls: Sequence[_Call], left: float) -> None:
+        """Sends each call where its key is, those of one primary in one write, all primaries at once."""
         try:
-            answer = await self._send(command)
-        except NoScriptError:
-            await self._send((b"SCRIPT", b"LOAD", script.source))
-            answer = await self._send(command)
-        if not isinstance(answer, list) or len(answer) != count + 1 or answer[0] != tag:
-            metrics.STORE_ERRORS.labels("wrong_answer").inc()
-            raise WrongAnswer("the answer does not echo the call")
-        for result in answer[1:]:
-            if isinstance(result, bytes) and result[:6] == b"ERROR " and result[6:] in PASSING:
-                raise NotNow(result[6:].decode())
-        return answer[1:]
+            async with asyncio.timeout(left):
+                await self._topology.learn()
+        except FAULTS:
+            pass  # then the calls say what is missing
+        groups: dict[Node, list[_Call]] = {}
+        for call in calls:
+            try:
+                call.node = call.ask_at or self._topology.holder(call.items[0][1].key)
+            except NoPrimary as error:
+                call.node = None
+                call.fail(type(error).__name__)
+            else:
+                groups.setdefault(call.node, []).append(call)
+        if len(groups) == 1:
+            (group,) = groups.items()
+            await self._deliver(*group, left)
+            return
+        async with asyncio.TaskGroup() as deliveries:
+            for node, group_calls in groups.items():
+                deliveries.create_task(self._deliver(node, group_calls, left))
 
-    async def _send(self, command: Command) -> object:
-        await self._connection.send_packed_command(self._connection.pack_command(*command))
-        answer = await self._connection.read_response()
-        if isinstance(answer, ResponseError):
-            raise answer
-        return answer
+    async def _deliver(self, node: Node, calls: Sequence[_Call], left: float) -> None:
+        """Sends calls to a primary; each then has answers, a fault, or another place to go to."""
+        try:
+            async with asyncio.timeout(min(2 * self._topology.timeout, left)):
+                await self._exchange(node, calls)
+        except FAULTS as error:
+            for call in calls:
+                if call.items:
+                    call.fail(type(error).__name__)
+            self._topology.doubt()
+            return
+        if any(call.fault and call.fault != SHORT for call in calls):
+            await self.leave(node)
+
+    async def _exchange(self, node: Node, calls: Sequence[_Call], load: bool = False) -> None:
+        """One write with the calls, and WAIT behind them where replicas are asked for: it looks only at what its own
+        connection wrote last."""
+        commands: list[Command] = [(b"SCRIPT", b"LOAD", calls[0].script.source)] if load else []
+        at: list[int] = []
+        for call in calls:
+            if call.ask_at:
+                commands.append((b"ASKING",))
+            at.append(len(commands))
+            commands.append(call.command)
+        replicas = max(call.replicas for call in calls)
+        if replicas:
+            commands.append((b"WAIT", replicas, max(1, round(self._topology.timeout * 1000 * WAIT_SHARE))))
+
+        def check(answers: list[object]) -> None:
+            for call, index in zip(calls, at, strict=True):
+                if not call.is_answered_by(answers[index]):
+                    metrics.STORE_ERRORS.labels("wrong_answer").inc()
+                    raise WrongAnswer("the answer does not echo the call")
+
+        if calls[0].script is COMMIT:
+            failpoints.hit("before_send")
+            answers = await self._wire(node).exchange(commands, check, lambda: failpoints.hit("after_send"))
+        else:
+            answers = await self._wire(node).exchange(commands, check)
+        holding = answers[-1] if replicas and isinstance(answers[-1], int) else 0
+        unloaded: list[_Call] = []
+        for call, index in zip(calls, at, strict=True):
+            answer = answers[index]
+            if isinstance(answer, NoScriptError) and not load:
+                unloaded.append(call)
+                continue
+            call.ask_at = None
+            if isinstance(answer, AskError):  # MOVED is one too
+                self._redirect(call, answer)
+            elif isinstance(answer, ResponseError):
+                call.fail(type(answer).__name__)
+            elif isinstance(answer, list):
+                call.take(answer[1:], holding, self._degrade)
+        if unloaded:
+            await self._exchange(node, unloaded, load=True)
+
+    def _redirect(self, call: _Call, told: AskError) -> None:
+        """A node that does not know its own name says none: it is the one that was asked."""
+        asked = call.node or PRIMARY
+        node = Node(told.host or asked.host, told.port)
+        call.fault = None
+        if isinstance(told, MovedError):
+            self._topology.moved(told.slot_id, node)
+        else:
+            call.ask_at = node
+
+    def _wire(self, node: Node) -> Wire:
+        if node not in self._wires:
+            self._wires[node] = Wire(lambda: self._open(node))
+        return self._wires[node]
+
+    async def _open(self, node: Node) -> AbstractConnection:
+        connection = await self._topology.open(node, self._name)
+        try:
+            await self._meet(node, lambda command: ask(connection, *command))
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection

@@ -1,24 +1,23 @@
-"""Sessions in Redis: one hash a session, one script call a batch. All that is known of the store is known here.
+"""Sessions in Redis: one hash a session, one call of a script a batch. All that is known of the store is known here.
 
 Key names come from `session_key` alone. Redis's own errors become ours here and nowhere else.
 """
 
+import asyncio
 import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as NoConnection
 
 from service import errors, metrics
 from service.errors import CellwireError, Position
-from service.store.link import Answer, Command, Link, Send
+from service.store.endpoint import Node
+from service.store.link import Answer, Link, Told, Unanswered
 from service.store.scripts import (
     CLAIM,
     CLOSE,
@@ -43,6 +42,8 @@ from service.store.scripts import (
     claim_answer,
     peek_answer,
 )
+from service.store.topology import Topology
+from service.store.wire import FAULTS, Command, Send
 
 logger = structlog.get_logger(__name__)
 
@@ -50,6 +51,8 @@ STORE_ID_KEY = b"cw:store"
 POLICY_SECONDS = 5.0
 """Between two looks at the store's policy."""
 Write = Commit | Release | Close
+CURSOR_BITS = 52
+"""Of a page token: a primary's own cursor; above them its number."""
 
 
 class Written(NamedTuple):
@@ -82,44 +85,65 @@ class ClaimLost(errors.StoreUnavailable):
     """A failover of the store lost this claim and nobody displaced it: the client resumes."""
 
 
-class Store:
-    """The sessions of one tenant in one Redis or Valkey server."""
+class NotPrimary(NoConnection):
+    """A node that was a primary is one no longer."""
 
-    def __init__(self, url: str, tenant: str, timeout: float, commit_deadline: float, ephemeral: bool = False) -> None:
-        self._url = url
+
+class Store:
+    """The sessions of one tenant in one store of Redis or Valkey servers."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        tenant: str,
+        commit_deadline: float,
+        ephemeral: bool = False,
+        degrade: bool = False,
+    ) -> None:
+        """
+        Args:
+            topology: where the primaries are.
+            tenant: whose sessions.
+            commit_deadline: seconds; what is in doubt is sent again for so long.
+            ephemeral: a store that may lose sessions is in order.
+            degrade: a write that too few replicas hold is told as degraded, instead of being in doubt.
+        """
+        self._topology = topology
         self._tenant = tenant
-        self._timeout = timeout
         self._deadline = commit_deadline
         self._ephemeral = ephemeral
+        self._degrade = degrade
         self.condition = Condition()
         self.on_replaced: Callable[[], None] = lambda: None
         """Called when the store turns out to be another one, before anything is asked of that one."""
 
     async def __aenter__(self) -> "Store":
-        self._writes = Link(self._url, self._timeout, "writes", self._meet)
-        self._claims = Link(self._url, self._timeout, "claims", self._meet)
-        self._leases = Link(self._url, self._timeout, "leases", self._meet)
-        self._plain: Redis = Redis.from_url(
-            self._url,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=self._timeout,
-            socket_connect_timeout=self._timeout,
-            protocol=2,
-            client_name="cellwire-plain",
-        )
+        await self._topology.start()
+        self.lanes = self._topology.lanes
+        """Batches of different lanes do not wait for each other."""
+        self._writes = [self._link("writes") for _ in range(self.lanes)]
+        self._claims = [self._link("claims") for _ in range(self.lanes)]
+        self._leases = self._link("leases")
+        self._plain = self._link("plain")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for link in (self._writes, self._claims, self._leases):
+        for link in (*self._writes, *self._claims, self._leases, self._plain):
             await link.aclose()
-        await self._plain.aclose()
+
+    def _link(self, name: str) -> Link:
+        return Link(self._topology, name, self._meet, self._degrade)
+
+    def lane(self, key: bytes) -> int:
+        """The lane of a session's key: the same for the life of this Store."""
+        return self._topology.lane(key)
 
     def key(self, session_id: str) -> bytes:
         """The key of a session of this store's tenant."""
         return session_key(self._tenant, session_id)
 
-    async def claim_batch(self, items: Sequence[Claim]) -> list[Granted | CellwireError]:
-        """Claims sessions: each granted with its checkpoint, or an error, and then nothing has changed."""
+    async def claim_batch(self, lane: int, items: Sequence[Claim]) -> list[Granted | CellwireError]:
+        """Claims sessions of a lane: each granted with its checkpoint, or an error, and then nothing has changed."""
         first: dict[bytes, Claim] = {}
         later: list[Claim] = []
         for item in items:
@@ -127,18 +151,16 @@ class Store:
                 later.append(item)
             else:
                 first[item.key] = item
-        answers = await self._call(self._claims, CLAIM, list(first.values()))
-        results = {id(item): self._claimed(item, answer) for item, answer in zip(first.values(), answers, strict=True)}
+        chosen = list(first.values())
+        answers = await self._call(self._claims[lane], CLAIM, chosen)
+        results = {id(item): self._claimed(item, answer) for item, answer in zip(chosen, answers, strict=True)}
         if later:
-            try:
-                again: Sequence[Granted | CellwireError] = await self.claim_batch(later)
-            except errors.StoreUnavailable as error:  # what the first ones were granted stands
-                again = [error] * len(later)
+            again = await self.claim_batch(lane, later)
             results |= {id(item): result for item, result in zip(later, again, strict=True)}
         return [results[id(item)] for item in items]
 
-    async def write_batch(self, items: Sequence[Write]) -> list[Written | CellwireError]:
-        """Commits, then releases, then closes, one call for each kind.
+    async def write_batch(self, lane: int, items: Sequence[Write]) -> list[Written | CellwireError]:
+        """Commits, then releases, then closes, of sessions of a lane.
 
         A commit's error other than StoreFull leaves its outcome to the store: the Session ends.
         """
@@ -148,23 +170,20 @@ class Store:
             if not chosen:
                 continue
             started = time.perf_counter()
-            try:
-                answers = await self._call(self._writes, script, chosen)
-            except errors.StoreUnavailable as error:  # what another kind's call was told stands
-                results |= {id(item): error for item in chosen}
-                continue
+            answers = await self._call(self._writes[lane], script, chosen)
             if kind is Commit:
                 metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
                 metrics.COMMIT_SIZE.observe(len(chosen))
             for item, answer in zip(chosen, answers, strict=True):
-                outcome = self._written(item.owner, answer)
-                results[id(item)] = Written(outcome) if isinstance(outcome, int) else outcome
+                results[id(item)] = self._written(item.owner, answer)
         return [results[id(item)] for item in items]
 
     async def heartbeat_batch(self, items: Sequence[Heartbeat]) -> list[int | CellwireError]:
-        """Keeps the leases of idle streams: 0 for each that is still the owner, or why it is not."""
+        """Keeps the leases of idle streams: 0 for each that is still the owner, or why it is not; Unanswered: nothing
+        is known."""
         answers = await self._call(self._leases, HEARTBEAT, items)
-        return [self._written(item.owner, answer) for item, answer in zip(items, answers, strict=True)]
+        results = [self._written(item.owner, answer) for item, answer in zip(items, answers, strict=True)]
+        return [result.step if isinstance(result, Written) else result for result in results]
 
     async def peek(self, session_ids: Sequence[str]) -> list[Seen | CellwireError]:
         """What is known of each session, without its state, or why nothing is."""
@@ -182,7 +201,10 @@ class Store:
         if isinstance(seen, CellwireError):
             raise seen
         item = Kill(self.key(session_id), seen.incarnation, round(tombstone * 1000))
-        (answer,) = await self._call(self._leases, KILL, [item])
+        (told,) = await self._call(self._leases, KILL, [item])
+        if isinstance(told, Unanswered):
+            raise told
+        answer = told.answer
         if answer == b"GONE":
             raise self._unknown(item.key)
         word, step, _ = _words(answer)
@@ -195,29 +217,46 @@ class Store:
         """Ids of sessions of this tenant, with the cursor to go on from; 0: at the end."""
         prefix = self.key("")[:-1]
         pattern = re.sub(rb"([\[\]*?\\])", rb"\\\1", prefix) + b"*"
+        number, at = cursor >> CURSOR_BITS, cursor & ((1 << CURSOR_BITS) - 1)
         try:
-            after, keys = await self._plain.scan(cursor, match=pattern, count=count)
-        except (RedisError, OSError, TimeoutError):
+            await self._topology.learn()
+            primaries = self._topology.primaries()
+            if number >= len(primaries):
+                return 0, []
+            (page,) = await self._plain.ask(primaries[number], (b"SCAN", at, b"MATCH", pattern, b"COUNT", count))
+        except FAULTS:
             raise errors.StoreUnavailable("the store does not answer") from None
-        return int(after), [self._session_id(bytes(key)) for key in keys]  # type: ignore[arg-type]
+        after, keys = cast("tuple[bytes, list[bytes]]", page)
+        following = number << CURSOR_BITS | int(after)
+        if int(after) == 0:
+            following = (number + 1) << CURSOR_BITS if number + 1 < len(primaries) else 0
+        return following, [self._session_id(key) for key in keys]
 
     async def check(self) -> None:
-        """Looks whether the store answers, is the same one, and keeps what it is given; `condition` then says it."""
+        """Looks whether all primaries answer, are the same store, and keep what they are given; `condition` says it."""
         condition = self.condition
         try:
-            await self._meet(self._ask)
-            if time.monotonic() - condition.policy_checked > POLICY_SECONDS or condition.fault:
-                condition.fault = await self._policy_fault()
+            await self._topology.learn()
+            primaries = self._topology.primaries()
+            await self._meet(self._topology.holder(STORE_ID_KEY), self._ask_holder)
+            due = time.monotonic() - condition.policy_checked > POLICY_SECONDS or condition.fault is not None
+            faults = await asyncio.gather(*(self._fault_of(node, due) for node in primaries))
+            if due:
+                condition.fault = next(filter(None, faults), None)
                 condition.policy_checked = time.monotonic()
             condition.reachable = True
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAULTS as error:
             condition.fault, condition.reachable = f"unreachable ({type(error).__name__})", False
 
-    async def _ask(self, command: Command) -> object:
-        return await self._plain.execute_command(*command)  # type: ignore[no-untyped-call]
+    async def _ask_holder(self, command: Command) -> object:
+        (answer,) = await self._plain.ask(self._topology.holder(STORE_ID_KEY), command)
+        return answer
 
-    async def _meet(self, send: Send) -> None:
-        """Which store is it? Read before it is written, because a full store refuses the SET."""
+    async def _meet(self, node: Node, send: Send) -> None:
+        """Which store is it? Read before it is written, because a full store refuses the SET. In a cluster one
+        primary knows."""
+        if node != self._topology.holder(STORE_ID_KEY):
+            return
         found = await send((b"GET", STORE_ID_KEY))
         if found is None:
             drawn = secrets.token_hex(8).encode()
@@ -226,22 +265,30 @@ class Store:
         if known not in (b"", self.condition.store_id):
             self.on_replaced()
 
-    async def _policy_fault(self) -> str | None:
-        if self._ephemeral:
+    async def _fault_of(self, node: Node, policy: bool) -> str | None:
+        """Why a primary may lose sessions, if its policy is asked for."""
+        sections = (b"replication", b"memory", b"persistence") if policy else (b"replication",)
+        answers = await self._plain.ask(node, *((b"INFO", section) for section in sections))
+        info = dict(line.split(b":", 1) for answer in answers for line in bytes(answer).split() if b":" in line)  # type: ignore[call-overload]
+        if info.get(b"role") != b"master":
+            await self._plain.leave(node)
+            raise NotPrimary("the node is not a primary")
+        if not policy or self._ephemeral:
             return None
-        memory = await self._plain.info("memory")
-        policy = memory.get("maxmemory_policy")
-        if policy != "noeviction":
-            return f"maxmemory_policy is {policy}: it may evict live sessions; set noeviction"
-        persistence = await self._plain.info("persistence")
-        if not persistence.get("aof_enabled"):
+        eviction = info.get(b"maxmemory_policy", b"").decode()
+        if eviction != "noeviction":
+            return f"maxmemory_policy is {eviction}: it may evict live sessions; set noeviction"
+        if info.get(b"aof_enabled") != b"1":
             return "persistence is off: set appendonly yes, or allow an ephemeral store"
         return None
 
-    async def _call(self, link: Link, script: Script, items: Sequence[Item]) -> list[Answer]:
+    async def _call(self, link: Link, script: Script, items: Sequence[Item]) -> list[Told | Unanswered]:
         return await link.call(script, items, time.monotonic() + self._deadline)
 
-    def _claimed(self, item: Claim, answer: Answer) -> Granted | CellwireError:
+    def _claimed(self, item: Claim, told: Told | Unanswered) -> Granted | CellwireError:
+        if isinstance(told, Unanswered):
+            return told
+        answer = told.answer
         if not isinstance(answer, list):
             return _store_error(answer)
         try:
@@ -252,7 +299,10 @@ class Store:
             return claim
         return self._denied(item, claim)
 
-    def _peeked(self, item: Peek, answer: Answer) -> Seen | CellwireError:
+    def _peeked(self, item: Peek, told: Told | Unanswered) -> Seen | CellwireError:
+        if isinstance(told, Unanswered):
+            return told
+        answer = told.answer
         if answer == b"GONE":
             return self._unknown(item.key)
         if not isinstance(answer, list):
@@ -309,17 +359,19 @@ class Store:
                 )
         return _unexpected(claim.why)
 
-    def _written(self, owner: Owner, answer: Answer) -> int | CellwireError:
+    def _written(self, owner: Owner, told: Told | Unanswered) -> Written | CellwireError:
+        if isinstance(told, Unanswered):
+            return told
         try:
-            return self._outcome(owner, answer)
+            return self._outcome(owner, told)
         except ValueError:
             return _unreadable()
 
-    def _outcome(self, owner: Owner, answer: Answer) -> int | CellwireError:
-        word, first, second = _words(answer)
+    def _outcome(self, owner: Owner, told: Told) -> Written | CellwireError:
+        word, first, second = _words(told.answer)
         match word:
             case b"OK" | b"DUPLICATE":
-                return int(first or 0)
+                return Written(int(first or 0), told.degraded)
             case b"FENCED":
                 metrics.FENCED.inc()
                 # p, the epoch that the current claim displaced: below ours, ours was never seen by its claimer.
@@ -335,7 +387,7 @@ class Store:
                 return errors.SessionClosed("the session was closed", position=Position(step=int(first)))
             case b"GONE":
                 return errors.StoreLost("the store no longer has the session")
-        return _store_error(answer)
+        return _store_error(told.answer)
 
 
 def _words(answer: Answer) -> tuple[bytes, bytes, bytes]:

@@ -9,6 +9,7 @@ from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
 from cellwire.client import Client
 from models import catalogue
+from tests.access import users
 from tests.cellwire.fake import FakeReplica, Memory
 from tests.harness import Place, ReplicaProcess
 
@@ -38,7 +39,7 @@ def target(
     children: Children, test_models: Path, models_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """A replica with the test models, the speech model and the forecaster, which no test may stop."""
-    with EmbeddedStore(children) as store:
+    with EmbeddedStore(children, users=users()) as store:
         place = Place(store.url, "shared", (test_models, models_cache, catalogue.TRAINED))
         folder = tmp_path_factory.mktemp("replica")
         yield ReplicaProcess(children, place, folder, "shared", load="checker,silero_vad,water_flow").target()

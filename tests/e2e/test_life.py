@@ -192,7 +192,7 @@ async def test_a_port_that_is_taken_is_told(server: Server, place: Place, which:
 
 
 def test_no_secret_is_in_the_text_of_the_settings() -> None:
-    assert "password" not in repr(settings.load(store_url="redis://user:password@localhost"))
+    assert "hush" not in repr(settings.load(store_url="redis://user:hush@localhost", store_password="hush"))
 
 
 # Standard services

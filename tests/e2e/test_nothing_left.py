@@ -64,7 +64,7 @@ async def many(server: Server, prefix: str, seed: int) -> None:
 
 def quiet(server: Server) -> bool:
     """Nothing of a stream is left in the replica's memory."""
-    return not server.sessions.live and not server.servicer.live and not len(server.sessions.writes)
+    return not server.sessions.live and not server.servicer.live and not any(map(len, server.sessions.writes))
 
 
 async def settled(server: Server, tasks: int) -> None:

@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from cellwire.cli.embedded import EmbeddedStore
 from service.errors import StoreUnavailable
-from service.store.link import Link, Send
-from service.store.scripts import CLAIM, COMMIT, PEEK, Commit, Granted, Peek, claim_answer
+from service.store.endpoint import Access
+from service.store.form import topology_of
+from service.store.link import Link, Unanswered
+from service.store.scripts import CLAIM, COMMIT, PEEK, Commit, Granted, Item, Peek, Script, claim_answer
+from tests.access import as_service
 from tests.proxy import Fault, Proxy, chaos
 from tests.scripted import Answer, Held, Scripted, claim, held, new_key
 from tests.waiting import until
@@ -38,13 +41,23 @@ async def proxy(store_url: str, tmp_path: Path) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def link(proxy: Proxy) -> AsyncIterator[Link]:
-    link = Link(proxy.url, TIMEOUT, "test", nothing_first)
+    link = link_to(proxy.url, TIMEOUT)
     yield link
     await link.aclose()
 
 
-async def nothing_first(send: Send) -> None:
-    """The store's id is the Store's matter."""
+def link_to(url: str, timeout: float) -> Link:
+    return Link(topology_of(url, Access(timeout)), "test")
+
+
+async def called(link: Link, script: Script, items: Sequence[Item], deadline: float) -> list[Answer]:
+    """The answers to a call that must get them all."""
+    answers: list[Answer] = []
+    for told in await link.call(script, items, deadline):
+        if isinstance(told, Unanswered):
+            raise told
+        answers.append(told.answer)
+    return answers
 
 
 def soon() -> float:
@@ -55,7 +68,7 @@ async def warm(link: Link) -> None:
     """The connection stands and the store has the scripts."""
     for script in (PEEK, COMMIT, CLAIM):
         item = claim(new_key()) if script is CLAIM else Held.commit(nobody()) if script is COMMIT else Peek(new_key())
-        await link.call(script, [item], soon())
+        await called(link, script, [item], soon())
 
 
 def nobody() -> Held:
@@ -70,7 +83,7 @@ async def test_a_commit_in_doubt_is_sent_again_identically(
     await warm(link)
     proxy.requests.clear()
     proxy.strike(fault)
-    assert await link.call(COMMIT, [session.commit()], soon()) == [b"DUPLICATE 1"]
+    assert await called(link, COMMIT, [session.commit()], soon()) == [b"DUPLICATE 1"]
     first, second = proxy.requests
     assert first == second
 
@@ -79,7 +92,7 @@ async def test_a_call_that_did_not_reach_the_store_is_sent_again(store: Scripted
     session = store.claimed(claim(new_key()))
     await warm(link)
     proxy.strike(Fault.CUT_REQUEST, Fault.CUT_REQUEST)
-    assert await link.call(COMMIT, [session.commit()], soon()) == [b"OK 1"]
+    assert await called(link, COMMIT, [session.commit()], soon()) == [b"OK 1"]
 
 
 @pytest.mark.parametrize("fault", LOST, ids=lambda fault: fault.name)
@@ -87,7 +100,7 @@ async def test_a_claim_in_doubt_is_granted_once(store: Scripted, proxy: Proxy, l
     await warm(link)
     item = claim(new_key())
     proxy.strike(fault)
-    (answer,) = await link.call(CLAIM, [item], soon())
+    (answer,) = await called(link, CLAIM, [item], soon())
     fields = store.fields(item.key)
     assert isinstance(answer, list)
     granted = claim_answer(answer)
@@ -104,22 +117,22 @@ async def test_a_shifted_answer_closes_the_connection_and_is_given_to_nobody(
     for number in range(5):
         item = claim(new_key(), state=b"the state of session %d" % number)
         proxy.strike(Fault.NONE if number == 0 else Fault.SHIFT)
-        (answer,) = await link.call(CLAIM, [item], soon())
+        (answer,) = await called(link, CLAIM, [item], soon())
         assert isinstance(answer, list)
         granted = claim_answer(answer)
         assert isinstance(granted, Granted)
         assert granted.state == item.state
         # the connection that carried a wrong answer carries no other
         proxy.strike()
-        assert await link.call(PEEK, [Peek(new_key())], soon()) == [b"GONE"]
+        assert await called(link, PEEK, [Peek(new_key())], soon()) == [b"GONE"]
     assert proxy.accepted == connections + 4
 
 
 async def test_a_late_answer_is_waited_for(store: Scripted, proxy: Proxy) -> None:
     session = store.claimed(claim(new_key()))
-    link = Link(proxy.url, SOON, "patient", nothing_first)
+    link = link_to(proxy.url, SOON)
     proxy.strike(Fault.DELAY)
-    assert await link.call(COMMIT, [session.commit()], soon()) == [b"OK 1"]
+    assert await called(link, COMMIT, [session.commit()], soon()) == [b"OK 1"]
     assert proxy.struck == proxy.accepted == 1
     await link.aclose()
 
@@ -129,13 +142,13 @@ async def test_a_cancelled_call_leaves_no_answer_for_the_next(store: Scripted, p
     await warm(link)
     proxy.requests.clear()
     proxy.strike(Fault.STALL)
-    calling = asyncio.create_task(link.call(COMMIT, [session.commit()], soon()))
+    calling = asyncio.create_task(called(link, COMMIT, [session.commit()], soon()))
     await until(lambda: proxy.requests, "the call")
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling
     other = store.claimed(claim(new_key()))
-    assert await link.call(COMMIT, [other.commit(), session.commit()], soon()) in (
+    assert await called(link, COMMIT, [other.commit(), session.commit()], soon()) in (
         [b"OK 1", b"DUPLICATE 1"],
         [b"OK 1", b"OK 1"],
     )
@@ -148,7 +161,7 @@ async def test_sessions_in_a_storm_advance_once_a_commit(store: Scripted, proxy:
     proxy.storm(chaos(seed, 0.3, (Fault.DROP, Fault.CUT, Fault.CUT_REQUEST, Fault.SHIFT, Fault.DELAY)))
     for turn in range(30):
         commits = [session.commit((number, turn)) for number, session in enumerate(sessions)]
-        answers = await link.call(COMMIT, commits, soon())
+        answers = await called(link, COMMIT, commits, soon())
         assert set(answers) <= {b"OK %d" % (turn + 1), b"DUPLICATE %d" % (turn + 1)}
         sessions = [session.after(commit) for session, commit in zip(sessions, commits, strict=True)]
     assert proxy.struck
@@ -163,10 +176,10 @@ async def test_it_gives_up_at_its_deadline(store: Scripted, proxy: Proxy, link: 
     proxy.requests.clear()
     proxy.storm(chaos(0, 1.0, [Fault.CUT_REQUEST]))
     with pytest.raises(StoreUnavailable):
-        await link.call(COMMIT, [session.commit()], time.monotonic() + 0.3)
+        await called(link, COMMIT, [session.commit()], time.monotonic() + 0.3)
     assert len(proxy.requests) > 1
     proxy.strike()
-    assert await link.call(COMMIT, [session.commit()], soon()) == [b"OK 1"]
+    assert await called(link, COMMIT, [session.commit()], soon()) == [b"OK 1"]
 
 
 # ---- with a store of the test's own
@@ -174,7 +187,7 @@ async def test_it_gives_up_at_its_deadline(store: Scripted, proxy: Proxy, link: 
 
 @pytest.fixture
 async def own_link(own_store: EmbeddedStore) -> AsyncIterator[tuple[Scripted, Link]]:
-    link, scripted = Link(own_store.url, 2.0, "test", nothing_first), Scripted(own_store.url)
+    link, scripted = link_to(as_service(own_store.url), 2.0), Scripted(own_store.url)
     yield scripted, link
     await link.aclose()
     scripted.redis.close()
@@ -186,7 +199,7 @@ async def test_scripts_that_the_store_forgot_are_loaded_again(own_link: tuple[Sc
     for step in range(1, 21):
         store.redis.script_flush()
         commit = session.commit(step)
-        assert await link.call(COMMIT, [commit], soon()) == [b"OK %d" % step]
+        assert await called(link, COMMIT, [commit], soon()) == [b"OK %d" % step]
         session = session.after(commit)
 
 
@@ -208,7 +221,7 @@ async def test_commits_go_on_while_an_operator_does_his_worst(
     try:
         for step in range(1, 61):
             commit = session.commit(step)
-            (answer,) = await link.call(COMMIT, [commit], soon())
+            (answer,) = await called(link, COMMIT, [commit], soon())
             assert answer in (b"OK %d" % step, b"DUPLICATE %d" % step)
             session = session.after(commit)
     finally:
@@ -225,7 +238,7 @@ async def until_answered(link: Link, commit: Commit) -> list[Answer]:
     deadline = soon()
     while True:
         try:
-            return await link.call(COMMIT, [commit], deadline)
+            return await called(link, COMMIT, [commit], deadline)
         except StoreUnavailable:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
@@ -236,7 +249,7 @@ async def test_a_store_that_was_away_is_found_again(own_link: tuple[Scripted, Li
     session = store.claimed(claim(new_key()))
     own_store.kill()
     with pytest.raises(StoreUnavailable):
-        await link.call(COMMIT, [session.commit()], time.monotonic() + 0.1)
+        await called(link, COMMIT, [session.commit()], time.monotonic() + 0.1)
     await asyncio.to_thread(own_store.start)
     assert await until_answered(link, session.commit()) == [b"OK 1"]
 
@@ -247,7 +260,7 @@ async def test_a_commit_waits_for_a_primary_that_restarts(
     store, link = own_link
     session = store.claimed(claim(new_key()))
     own_store.kill()
-    calling = asyncio.create_task(link.call(COMMIT, [session.commit()], soon()))
+    calling = asyncio.create_task(called(link, COMMIT, [session.commit()], soon()))
     await asyncio.to_thread(own_store.start)
     assert await calling == [b"OK 1"]
 
@@ -255,9 +268,9 @@ async def test_a_commit_waits_for_a_primary_that_restarts(
 async def test_a_primary_that_became_a_replica_is_asked_until_it_is_one_again(own_link: tuple[Scripted, Link]) -> None:
     store, link = own_link
     session = store.claimed(claim(new_key()))
-    assert await link.call(PEEK, [Peek(new_key())], soon()) == [b"GONE"]
+    assert await called(link, PEEK, [Peek(new_key())], soon()) == [b"GONE"]
     store.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
-    calling = asyncio.create_task(link.call(COMMIT, [session.commit()], soon()))
+    calling = asyncio.create_task(called(link, COMMIT, [session.commit()], soon()))
     await asyncio.sleep(0.1)
     assert not calling.done()
     store.redis.execute_command("REPLICAOF", "NO", "ONE")
