@@ -102,12 +102,15 @@ class Sessions:
             raise
 
     def hold(self, session: Session) -> None:
-        """A stream holds the session from now on; an older stream of this replica that held it is ended."""
-        older = self.live.get(session.owner.key)
-        self.live[session.owner.key] = session
+        """A stream holds the session from now on; of two streams of this replica the one with the older claim is ended,
+        whichever of them comes here first."""
+        superseded, holder = self.live.get(session.owner.key), session
+        if superseded and superseded.owner.epoch > session.owner.epoch:
+            superseded, holder = session, superseded
+        self.live[session.owner.key] = holder
         metrics.LIVE_SESSIONS.set(len(self.live))
-        if older is not None:
-            older.lose(Superseded("another client claimed the session"))
+        if superseded:
+            superseded.lose(Superseded("another client claimed the session"))
 
     def leave(self, session: Session) -> None:
         """The stream of the session is over: its tail is written and its lease given up, by nobody's RPC."""
