@@ -22,10 +22,10 @@ Result = TypeVar("Result")
 
 @asynccontextmanager
 async def store_of(
-    url: str, *, timeout: float = 1.0, deadline: float = SOON, degrade: bool = False, **access: Any
+    url: str, *, patience: float = 1.0, deadline: float = SOON, degrade: bool = False, **access: Any
 ) -> AsyncIterator[Store]:
     """A Store as the service would have it, with a tenant of its own."""
-    topology = topology_of(url if access else as_service(url), Access(timeout, **access))
+    topology = topology_of(url if access else as_service(url), Access(patience, **access))
     async with Store(topology, f"t{uuid.uuid4().hex[:12]}", deadline, degrade=degrade) as store:
         yield store
 

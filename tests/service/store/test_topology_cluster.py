@@ -109,7 +109,7 @@ async def test_commits_go_on_while_slots_are_resharded(cluster: ClusterStore) ->
     async with store_of(cluster.url) as store:
         sessions = await claimed(store, SESSIONS)
         source = cluster.owner_of(key_of(sessions[0]))
-        resharding = asyncio.create_task(asyncio.to_thread(cluster.reshard, 500, source, another_than(cluster, source)))
+        resharding = asyncio.create_task(asyncio.to_thread(cluster.reshard, 100, source, another_than(cluster, source)))
         rounds = 0
         while not resharding.done() or rounds < 3:
             sessions = await advanced(store, sessions, rounds)
