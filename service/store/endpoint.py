@@ -55,6 +55,10 @@ class Credentials(CredentialProvider):
         password = self._file.read_text().rstrip("\r\n") if self._file else self._password
         return (self._username, password) if self._username else (password,)
 
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """The same: a small local file is not worth a thread."""
+        return self.get_credentials()
+
 
 class Endpoint:
     """Makes connections to the nodes of one store; each is new and not connected yet."""

@@ -21,8 +21,8 @@ def topology_of(url: str, access: Access) -> Topology:
     transport, _, form = scheme.partition("+")
     if not form:
         return Topology(Endpoint(url, access))
-    if form not in PORTS:
-        raise ValueError("sentinel or cluster")
+    if form not in PORTS or transport not in ("redis", "rediss"):
+        raise ValueError("redis or rediss, sentinel or cluster")
     rest, _, query = rest.partition("?")
     authority, _, service = rest.partition("/")
     credentials, at, hosts = authority.rpartition("@")
