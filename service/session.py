@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import structlog
 
@@ -98,13 +99,15 @@ class Session:
     async def step(self, timestep: Timestep, lease_ms: int | None = None) -> Reply:
         """Advances the session by one message, exactly once.
 
-        1. A message that was committed before is answered from the ring; one that does not follow is refused.
+        1. A message that was committed before is answered from the ring; one that does not follow is refused. Only
+           the next one may be refused for load.
         2. The cell runs, in a batch with other sessions. Until here a failure has changed nothing.
         3. The checkpoint is committed, in a batch with other sessions.
         4. The checkpoint is adopted and the reply returned.
 
         Raises:
-            StepGap, StepConflict, StepTooOld, NonFinite, ModelFailed, StoreFull: refused, nothing has changed.
+            StepGap, StepConflict, StepTooOld, Overloaded, Quota, StepDeadline, NonFinite, ModelFailed, StoreFull:
+                refused, nothing has changed.
             CellwireError: any other; the Session has ended.
         """
         if self.ended:
@@ -113,6 +116,11 @@ class Session:
         first = timestep.step or self.step_number + 1
         if first != self.step_number + 1:
             return self._replay(first, timestep)
+        with self.cell.admission.step(timestep.priority, len(timestep.rows)):
+            return await self._advance(first, timestep, lease_ms)
+
+    async def _advance(self, first: int, timestep: Timestep, lease_ms: int | None) -> Reply:
+        """From 2 on: the message is the next one and was admitted."""
         last = self.step_number + len(timestep.rows)
         h = self._digest(self.h, timestep)
         # 2
@@ -137,11 +145,12 @@ class Session:
         """All timesteps of the message: in one run where the graph has a time axis, else one by one."""
         submit, constants, state = self.cell.batcher.submit, self.options.constants, self.state
         if self.cell.spec.time_axis is not None or len(timestep.rows) == 1:
-            result = await submit(CellWork(state, timestep.rows, constants))
+            result = await submit(CellWork(state, timestep.rows, constants), timestep.deadline)
             return result.state, list(result.rows)
         outputs: list[Row] = []
         for row in timestep.rows:
-            result = await submit(CellWork(state, (row,), constants))
+            # once the first has entered a batch the message is being run: no deadline then
+            result = await submit(CellWork(state, (row,), constants), inf if outputs else timestep.deadline)
             state = result.state
             outputs.extend(result.rows)
         return state, outputs
