@@ -131,16 +131,23 @@ class Admission:
         if self.in_flight >= max(1.0, OPEN_SHARE * self.limit):
             raise self._overloaded()
 
-    def enter(self, priority: int, timesteps: int) -> float:
-        """Counts a message in: when. For InFlight."""
-        now = self._clock()
-        self._look(now)
+    def check(self, priority: int = 0) -> None:
+        """Counts nothing, so that what would not be admitted need not be looked at closer.
+
+        Raises:
+            Overloaded: a message of this priority would not be admitted now.
+        """
+        self._look(self._clock())
         share = 1 + PRIORITY_SHARE * max(-PRIORITIES, min(PRIORITIES, priority))
         if self.in_flight >= max(1.0, share * self.limit):
             raise self._overloaded()
+
+    def enter(self, priority: int, timesteps: int) -> float:
+        """Counts a message in: when. For InFlight."""
+        self.check(priority)
         self._rate.take(timesteps)
         self.in_flight += 1
-        return now
+        return self._clock()
 
     def leave(self, entered: float, timesteps: int, done: bool) -> None:
         """Counts a message out. For InFlight."""

@@ -144,6 +144,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                 case "timestep":
                     received = time.monotonic()
                     step = request.timestep.step
+                    session.check_load(step, request.timestep.priority)
                     reply = await session.step(self._timestep(request.timestep, session, received))
                     metrics.STEP_SECONDS.observe(time.monotonic() - received)
                     return encode_reply(reply)

@@ -96,6 +96,15 @@ class Session:
         self._writes = writes
         self._encode = cell.encoder(self.options.outputs)
 
+    def check_load(self, step: int, priority: int) -> None:
+        """Refuses a message before it is decoded, if it is the next one and would be refused for load anyway.
+
+        Raises:
+            Overloaded: nothing has changed.
+        """
+        if step in (0, self.step_number + 1):
+            self.cell.admission.check(priority)
+
     async def step(self, timestep: Timestep, lease_ms: int | None = None) -> Reply:
         """Advances the session by one message, exactly once.
 
