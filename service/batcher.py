@@ -7,17 +7,18 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import Generic, TypeVar
 
 from service import tasks
-from service.errors import CellwireError, Draining
+from service.errors import CellwireError, Draining, StepDeadline
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LINGER_TURNS = 4
-_Waiting = tuple[Item, asyncio.Future[Result], float, float]
-"""An item, its waiter, its cost, and when it came."""
+_Waiting = tuple[Item, asyncio.Future[Result], float, float, float]
+"""An item, its waiter, its cost, when it came, and until when it may be taken."""
 
 
 class Batcher(Generic[Item, Result]):
@@ -31,7 +32,7 @@ class Batcher(Generic[Item, Result]):
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | CellwireError]]],
         max_items: int,
-        max_cost: float = float("inf"),
+        max_cost: float = inf,
         cost: Callable[[Item], float] = lambda item: 0.0,
     ) -> None:
         self._run = run
@@ -56,14 +57,14 @@ class Batcher(Generic[Item, Result]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def submit(self, item: Item) -> asyncio.Future[Result]:
-        """A future of the item's result."""
+    def submit(self, item: Item, deadline: float = inf) -> asyncio.Future[Result]:
+        """A future of the item's result; StepDeadline if the monotonic `deadline` passed before its batch was taken."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if self._loop is None or self._loop.done():
             future.set_exception(_stopped())
         else:
             # Costed here: an item that cannot be is its submitter's error and not the loop's.
-            self._waiting.append((item, future, self._cost(item), time.perf_counter()))
+            self._waiting.append((item, future, self._cost(item), time.monotonic(), deadline))
             self._arrived.set()
         return future
 
@@ -90,25 +91,29 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []
         cost = 0.0
+        now = time.monotonic()
         while self._waiting and len(batch) < self._max_items:
             waiting = self._waiting[0]
-            _, future, its_cost, _ = waiting
+            _, future, its_cost, _, deadline = waiting
+            if future.done() or deadline < now:
+                self._waiting.popleft()
+                _fail([future], _late())
+                continue
             cost += its_cost
             if batch and cost > self._max_cost:
                 break
             self._waiting.popleft()
-            if not future.done():
-                batch.append(waiting)
+            batch.append(waiting)
         if not self._waiting:
             self._arrived.clear()
         if batch:
-            self.oldest_wait = time.perf_counter() - batch[0][3]
+            self.oldest_wait = now - batch[0][3]
         return batch
 
     async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
-        futures = [future for _, future, _, _ in batch]
+        futures = [future for _, future, *_ in batch]
         try:
-            results = await self._run([item for item, _, _, _ in batch])
+            results = await self._run([item for item, *_ in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")
         except CellwireError as error:
@@ -127,8 +132,12 @@ class Batcher(Generic[Item, Result]):
                     future.set_result(result)
 
     def _fail_waiting(self) -> None:
-        _fail([future for _, future, _, _ in self._waiting], _stopped())
+        _fail([future for _, future, *_ in self._waiting], _stopped())
         self._waiting.clear()
+
+
+def _late() -> CellwireError:
+    return StepDeadline("the deadline passed before the timestep was started")
 
 
 def _stopped() -> CellwireError:

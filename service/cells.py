@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from service import metrics
+from service.admission import Admission, Rate
 from service.batcher import Batcher
 from service.errors import CellwireError, ModelNotHere, ModelUnknown, NonFinite
 from service.model.cell import Cell
@@ -28,7 +29,7 @@ INLINE_SECONDS = 0.0005
 class LoadedCell:
     """One version of a model, proved and warm, with its batcher."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, step_target: float, rate: Rate) -> None:
         self.spec: ModelSpec = cell.spec
         self.signature = shape_signature(cell.spec.inputs)
         self._cell = cell
@@ -37,6 +38,9 @@ class LoadedCell:
         self._queue_seconds = metrics.QUEUE_SECONDS.labels(cell.spec.name)
         self._non_finite = metrics.NON_FINITE.labels(cell.spec.name)
         self.batcher: Batcher[CellWork, CellResult] = Batcher(self._run, cell.spec.max_batch)
+        self.admission = Admission(step_target, cell.spec.max_batch, cell.seconds(cell.spec.max_batch), rate)
+        metrics.IN_FLIGHT.labels(cell.spec.name).set_function(lambda: self.admission.in_flight)
+        metrics.IN_FLIGHT_LIMIT.labels(cell.spec.name).set_function(lambda: self.admission.limit)
 
     async def __aenter__(self) -> "LoadedCell":
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"cell-{self.spec.name}")
@@ -73,9 +77,11 @@ class LoadedCell:
 class Cells:
     """The models of this replica by name and version. One that does not pass its proof is not served."""
 
-    def __init__(self, repository: Repository, names: Sequence[str] = ()) -> None:
+    def __init__(self, repository: Repository, names: Sequence[str], step_target: float, rate: Rate) -> None:
         self._repository = repository
         self._names = names
+        self._step_target = step_target
+        self._rate = rate
         self._loaded: dict[tuple[str, str], LoadedCell] = {}
         self._loading = asyncio.Lock()
         self.served: tuple[str, ...] = ()
@@ -119,6 +125,11 @@ class Cells:
         except ModelRefused:
             raise _unknown(name, version) from None
 
+    def loaded(self, name: str, version: str = "") -> LoadedCell | None:
+        """As `get`, if it is loaded."""
+        versions = self.versions(name)
+        return self._loaded.get((name, version or versions[-1])) if versions else None
+
     async def of_session(self, key: str) -> LoadedCell:
         """The very version that a stored session belongs to.
 
@@ -142,7 +153,7 @@ class Cells:
                     raise
                 metrics.MODEL_LOADS.labels(name, "served").inc()
                 logger.info("model.loaded", model=name, version=version, max_batch=cell.spec.max_batch)
-                self._loaded[name, version] = await LoadedCell(cell).__aenter__()
+                self._loaded[name, version] = await LoadedCell(cell, self._step_target, self._rate).__aenter__()
         return self._loaded[name, version]
 
 

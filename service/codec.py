@@ -6,17 +6,18 @@ Knows the message types, not gRPC. A message that cannot be parsed arrives as UN
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from cellwire.v1 import cell_service_pb2 as cell_pb
 from cellwire.v1 import resume_pb2, tensor_pb2
-from service.errors import CellwireError, OpenExpected, Unsupported
+from service.errors import CellwireError, OpenExpected, Quota
 from service.tensors import decode_tensors, invalid, tag, varint
 from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, Mode, ModelSpec, ResumePoint, Row, Timestep
 
@@ -32,6 +33,8 @@ _WRITE_MODES = {
     cell_pb.WRITE_MODE_WRITE_THROUGH: False,
     cell_pb.WRITE_MODE_WRITE_BEHIND: True,
 }
+MAX_SECONDS = 315_576_000_000
+"""Of a Duration, by its definition: about 10 000 years."""
 
 _Message = TypeVar("_Message", bound=Message)
 
@@ -179,8 +182,10 @@ def decode_constants(spec: ModelSpec, tensors: Sequence[tensor_pb2.Tensor]) -> R
     return decode_tensors("constants", spec.constants, tensors, 0)[0]
 
 
-def decode_timestep(message: cell_pb.Timestep, spec: ModelSpec, unnumbered: bool, max_timesteps: int) -> Timestep:
-    """The checked form of a Timestep of this model.
+def decode_timestep(
+    message: cell_pb.Timestep, spec: ModelSpec, unnumbered: bool, max_timesteps: int, received: float
+) -> Timestep:
+    """The checked form of a Timestep of this model; its timeout counts from `received`, a monotonic time.
 
     Raises:
         InvalidInput: a field is not what was expected.
@@ -192,14 +197,22 @@ def decode_timestep(message: cell_pb.Timestep, spec: ModelSpec, unnumbered: bool
         raise invalid("step", "0 in a session opened unnumbered")
     if not unnumbered and not step:
         raise invalid("step", "from 1; unnumbered is chosen at open")
-    if message.HasField("timeout"):
-        raise Unsupported("timeout: this release starts every timestep that it accepts")
     timesteps = message.timesteps
     if timesteps > max_timesteps:
         raise invalid("timesteps", f"at most {max_timesteps}")
     if step + timesteps > MAX_STEP:
         raise invalid("timesteps", f"the last step at most {MAX_STEP}")
-    return Timestep(step, timesteps, decode_tensors("inputs", spec.inputs, message.inputs, timesteps))
+    deadline = received + _timeout("timeout", message.timeout) if message.HasField("timeout") else inf
+    rows = decode_tensors("inputs", spec.inputs, message.inputs, timesteps)
+    return Timestep(step, timesteps, rows, deadline, message.priority)
+
+
+def _timeout(field: str, message: Duration) -> float:
+    """Seconds of a Duration that leaves time for something."""
+    seconds, nanos = message.seconds, message.nanos
+    if not (0 <= seconds <= MAX_SECONDS and 0 <= nanos < 10**9 and (seconds or nanos)):
+        raise invalid(field, "a Duration above 0")
+    return float(seconds) + nanos / 10**9
 
 
 def decode_stream(message: cell_pb.StreamRequest | Unreadable) -> cell_pb.StreamRequest:
@@ -281,6 +294,9 @@ def encode_status(error: CellwireError) -> Status:
         )
     if error.retry_after is not None:
         details.append(RetryInfo(retry_delay=duration(error.retry_after)))
+    if isinstance(error, Quota):
+        violation = QuotaFailure.Violation(subject="tenant", description=error.quota)
+        details.append(QuotaFailure(violations=[violation]))
     if error.resource:
         details.append(ResourceInfo(resource_type=error.resource[0], resource_name=error.resource[1]))
     if error.position:

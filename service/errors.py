@@ -109,9 +109,11 @@ class Overloaded(CellwireError):
     code, reason = StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"
 
 
+@dataclass(eq=False)
 class Quota(CellwireError):
-    """A limit of the tenant."""
+    """A limit of the tenant; `quota` is its name among the settings."""
 
+    quota: str = ""
     code, reason = StatusCode.RESOURCE_EXHAUSTED, "QUOTA"
 
 

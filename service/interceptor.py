@@ -4,11 +4,13 @@ grpc.aio would send an exception's text to the client, and the library's service
 CellwireError becomes its google.rpc.Status, and anything else INTERNAL with fixed text and an id that the log has.
 """
 
+import asyncio
 import inspect
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from google.rpc.status_pb2 import Status
 
 from service import metrics
 from service.codec import encode_status, readable, reader
-from service.errors import CellwireError, InternalError
+from service.errors import CellwireError, InternalError, SlowConsumer
 
 logger = structlog.get_logger(__name__)
 
@@ -46,11 +48,48 @@ def internal_error(error: BaseException, method: str) -> InternalError:
     return InternalError(f"internal error {error_id}")
 
 
+class _Answering:
+    """One streaming RPC that is being answered."""
+
+    __slots__ = ("context", "sending_since", "task")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.task = asyncio.current_task()
+        self.sending_since = math.inf
+        """When the message that its client has not yet taken was sent; monotonic."""
+
+    async def cut(self) -> None:
+        """Ends the RPC of a client that does not read.
+
+        Its status stands behind the replies that were not read, and nobody waits until it is taken: the handler is
+        cancelled where the library waits for its last message to go out, and leaves as if its client had.
+        """
+        self.sending_since = math.inf
+        logger.warning("rpc.slow_consumer", peer=self.context.peer())
+        if not self.context.done():
+            with suppress(TimeoutError, grpc.aio.BaseError):
+                async with asyncio.timeout(0):
+                    await _abort(self.context, SlowConsumer("replies were not read for too long; resume"))
+        if self.task:
+            self.task.cancel()
+
+
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Wraps each handler once."""
 
-    def __init__(self) -> None:
+    def __init__(self, write_timeout: float) -> None:
         self._guarded: dict[str, grpc.RpcMethodHandler] = {}
+        self._write_timeout = write_timeout
+        self._answering: set[_Answering] = set()
+
+    async def watch(self) -> None:
+        """Until cancelled: ends streams whose client has left a reply unread for the write timeout."""
+        while True:
+            await asyncio.sleep(min(1.0, self._write_timeout / 4))
+            earliest = time.monotonic() - self._write_timeout
+            for answering in [each for each in self._answering if each.sending_since < earliest]:
+                await answering.cut()
 
     async def intercept_service(
         self,
@@ -64,11 +103,11 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            guarded = self._guarded[method] = _guard(handler, method)
+            guarded = self._guarded[method] = _guard(handler, method, self._answering)
         return guarded
 
 
-def _guard(handler: Any, method: str) -> grpc.RpcMethodHandler:
+def _guard(handler: Any, method: str, live: set[_Answering]) -> grpc.RpcMethodHandler:
     _, service, name = method.split("/")
     kind = f"{'client' if handler.request_streaming else ''}{'server' if handler.response_streaming else ''}"
     labels = (
@@ -91,25 +130,33 @@ def _guard(handler: Any, method: str) -> grpc.RpcMethodHandler:
         inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            answering = _Answering(context)
+            live.add(answering)
             try:
                 with _observed(labels, context):
                     if not handler.request_streaming:
                         readable(request)
                     elif not service.startswith("cellwire."):
                         request = _readable_only(request)
-                    answering = inner(request, context)
-                    if inspect.iscoroutine(answering):  # the library's Watch, which writes by itself
-                        await answering
+                    responses = inner(request, context)
+                    if inspect.iscoroutine(responses):  # the library's Watch, which writes by itself
+                        await responses
                         return
-                    async with aclosing(answering) as responses:
+                    async with aclosing(responses):
                         async for response in responses:
+                            answering.sending_since = time.monotonic()
                             yield response
+                            answering.sending_since = math.inf
             except CellwireError as error:
+                answering.sending_since = time.monotonic()
                 await _abort(context, error)
             except Exception as error:
                 if isinstance(error, grpc.aio.AbortError):
                     raise
+                answering.sending_since = time.monotonic()
                 await _abort(context, internal_error(error, method))
+            finally:
+                live.discard(answering)
 
         make = (
             grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
@@ -166,7 +213,7 @@ def _observed(labels: tuple[str, str, str], context: Context) -> Iterator[None]:
         code = "INTERNAL"
         raise
     except BaseException:
-        code = "CANCELLED"
+        code = _code_name(context.code()) if context.code() else "CANCELLED"
         raise
     finally:
         metrics.RPC_SECONDS.labels(*labels).observe(time.perf_counter() - started)

@@ -19,6 +19,8 @@ QUEUE_SECONDS = Histogram(
 )
 COMMIT_SECONDS = Histogram("cellwire_commit_seconds", "One call to the store with commits.", buckets=SUB_MILLISECOND)
 COMMIT_SIZE = Histogram("cellwire_commit_size", "Sessions in one call to the store.", buckets=SIZES)
+IN_FLIGHT = Gauge("cellwire_in_flight", "Messages accepted and not yet committed.", ["model"])
+IN_FLIGHT_LIMIT = Gauge("cellwire_in_flight_limit", "So many are admitted.", ["model"])
 LIVE_SESSIONS = Gauge("cellwire_live_sessions", "Sessions held by streams of this replica.")
 OPENED = Counter("cellwire_sessions_opened_total", "Sessions opened.", ["outcome"])
 TAKEOVERS = Counter("cellwire_takeovers_total", "Sessions taken from an owner that still had its lease.")

@@ -23,6 +23,7 @@ from cellwire.v1 import (
 )
 from service import failpoints, metrics, tasks
 from service.admin import Admin
+from service.admission import Rate
 from service.calls import Calls
 from service.cells import Cells
 from service.errors import Draining, StoreLost
@@ -46,6 +47,8 @@ CHECK_SECONDS = 1.0
 """Between two looks at the store."""
 STOP_GRACE = 0.5
 """Seconds; one open health Watch would hold a longer grace for all of it."""
+KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT = 30.0, 10.0
+"""A connection that is silent for so long is asked whether it lives, and has so long to answer."""
 MIB = 1 << 20
 
 SERVICES = tuple(
@@ -118,7 +121,9 @@ class Server:
             if not path.is_dir():
                 raise CannotStart(f"CELLWIRE_MODELS: {path} is not a folder")
         names = [name.strip() for name in settings.load.split(",") if name.strip()]
-        self.cells = await stack.enter_async_context(Cells(Repository(settings.repositories), names))
+        rate = Rate(settings.max_steps_per_second)
+        cells = Cells(Repository(settings.repositories), names, settings.step_target, rate)
+        self.cells = await stack.enter_async_context(cells)
         missing = set(names) - set(self.cells.names())
         if missing:
             raise CannotStart(f"models not found or refused: {', '.join(sorted(missing))}")
@@ -146,7 +151,8 @@ class Server:
         except OSError:
             raise CannotStart(f"the admin port {settings.admin_host}:{settings.admin_port} cannot be bound") from None
         self.admin_port = admin.port
-        self.servicer = CellServicer(self.sessions, calls)
+        self.servicer = CellServicer(self.sessions, calls, settings.max_streams, settings.max_sessions)
+        self._interceptor = Interceptor(settings.write_timeout)
         self._health = health.aio.HealthServicer()
         self._grpc = self._grpc_server(calls)
         try:
@@ -159,7 +165,7 @@ class Server:
         await self._grpc.start()
         stack.push_async_exit(self._drain)
         leases = Leases(self.sessions, self.store, settings.heartbeat)
-        for work in (leases.run, self._watch_store):
+        for work in (leases.run, self._watch_store, self._interceptor.watch):
             task = asyncio.create_task(self._keep_running(work))
             stack.push_async_callback(tasks.end, task)
         if settings.port_file:
@@ -244,7 +250,7 @@ class Server:
         settings = self._settings
         limit = settings.max_message_bytes + 64 * 1024
         server = grpc.aio.server(
-            interceptors=(Interceptor(),),
+            interceptors=(self._interceptor,),
             options=(
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", limit),
@@ -253,8 +259,8 @@ class Server:
                 ("grpc.max_metadata_size", 8 * 1024),
                 ("grpc.absolute_max_metadata_size", 16 * 1024),
                 # A server's default of two hours leaves clients that vanished half open.
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
+                ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT * 1000)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 ("grpc.server_handshake_timeout_ms", 10_000),

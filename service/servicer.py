@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import cell_service_pb2_grpc
 from service import failpoints, metrics
+from service.admission import Cap
 from service.calls import Calls
 from service.codec import (
     Unreadable,
@@ -58,9 +61,11 @@ class LiveStream:
 class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
     """Streams and unary steps."""
 
-    def __init__(self, sessions: Sessions, calls: Calls) -> None:
+    def __init__(self, sessions: Sessions, calls: Calls, max_streams: int, max_sessions: int) -> None:
         self._sessions = sessions
         self._calls = calls
+        self._stream_cap = Cap("max_streams", max_streams)
+        self._session_cap = Cap("max_sessions", max_sessions)
         self.streams: set[LiveStream] = set()
         """Live ones; a drain waits until there are none."""
         self._running_calls = 0
@@ -81,16 +86,24 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         self, request_iterator: AsyncIterator[pb.StreamRequest | Unreadable], context: Any
     ) -> AsyncIterator[pb.StreamResponse | bytes]:
         """One session: Open, then one reply a message, until the client ends it or its claim is lost."""
+        if self._sessions.draining:
+            raise Draining("this replica is going", retry_after=0.0)
         messages = aiter(request_iterator)
-        first = await anext(messages, None)
-        if first is None:
-            return
-        stream = LiveStream()
+        stream, caps = LiveStream(), ExitStack()
+        caps.enter_context(self._stream_cap.one())
         self.streams.add(stream)
         session: Session | None = None
         try:
+            stream.waiting = True
+            first = await anext(messages, None)
+            stream.waiting = False
+            if first is None:
+                return
             message = first_message(first)
-            opened = await self._sessions.open(decode_open(message))
+            request = decode_open(message)
+            caps.enter_context(self._session_cap.one())
+            self._sessions.admit(request)
+            opened = await self._sessions.open(request)
             session = opened.session
             session.on_lost = stream.end
             self._sessions.hold(session)
@@ -100,12 +113,12 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                     yield encode_reply(reply)
             while not stream.ended:
                 stream.waiting = True
-                request = await anext(messages, None)
+                received = await anext(messages, None)
                 stream.waiting = False
-                if request is None:
+                if received is None:
                     return
-                yield await self._answer(session, request)
-                if _keeps(request):
+                yield await self._answer(session, received)
+                if _keeps(received):
                     return
         except asyncio.CancelledError:
             if not stream.was_interrupted():
@@ -117,6 +130,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         finally:
             stream.waiting = False
             self.streams.discard(stream)
+            caps.close()
             self._left.set()
             if session is not None:
                 self._sessions.leave(session)
@@ -131,10 +145,11 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             request = decode_stream(message)
             match request.WhichOneof("kind"):
                 case "timestep":
-                    started = time.perf_counter()
+                    received = time.monotonic()
                     step = request.timestep.step
-                    reply = await session.step(self._timestep(request.timestep, session))
-                    metrics.STEP_SECONDS.observe(time.perf_counter() - started)
+                    session.check_load(step, request.timestep.priority)
+                    reply = await session.step(self._timestep(request.timestep, session, received))
+                    metrics.STEP_SECONDS.observe(time.monotonic() - received)
                     failpoints.hit("before_encode")
                     return encode_reply(reply)
                 case "close":
@@ -164,13 +179,17 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             raise invalid("open", "the session")
         if not request.HasField("timestep"):
             raise invalid("timestep", "the message")
+        received = time.monotonic()
         remaining = context.time_remaining()
-        deadline = time.monotonic() + (LONGEST_CALL if remaining is None else min(remaining, LONGEST_CALL))
+        deadline = received + (LONGEST_CALL if remaining is None else min(remaining, LONGEST_CALL))
+
+        def decode(session: Session) -> Timestep:
+            timestep = self._timestep(request.timestep, session, received)
+            return replace(timestep, deadline=min(timestep.deadline, deadline))
+
         self._running_calls += 1
         try:
-            opened, reply = await self._calls.step(
-                decode_open(request.open), lambda session: self._timestep(request.timestep, session), deadline
-            )
+            opened, reply = await self._calls.step(decode_open(request.open), decode, deadline)
         finally:
             self._running_calls -= 1
             self._left.set()
@@ -182,8 +201,9 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             raise Unsupported("this release serves one session a stream")
         yield pb.StreamManyResponse()
 
-    def _timestep(self, message: pb.Timestep, session: Session) -> Timestep:
-        return decode_timestep(message, session.cell.spec, session.unnumbered, self._sessions.terms.max_timesteps)
+    def _timestep(self, message: pb.Timestep, session: Session, received: float) -> Timestep:
+        max_timesteps = self._sessions.terms.max_timesteps
+        return decode_timestep(message, session.cell.spec, session.unnumbered, max_timesteps, received)
 
     def _opened(self, opened: OpenedSession, metadata: bool) -> pb.Opened:
         session, terms = opened.session, self._sessions.terms

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import structlog
 
@@ -107,16 +108,27 @@ class Session:
         self.tail = Tail(terms.tail, at, self._write, self.lose) if write_behind else None
         """In write-behind: what is answered and not in the store."""
 
+    def check_load(self, step: int, priority: int) -> None:
+        """Refuses a message before it is decoded, if it is the next one and would be refused for load anyway.
+
+        Raises:
+            Overloaded: nothing has changed.
+        """
+        if step in (0, self.step_number + 1):
+            self.cell.admission.check(priority)
+
     async def step(self, timestep: Timestep, lease_ms: int | None = None) -> Reply:
         """Advances the session by one message, exactly once.
 
-        1. A message that was committed before is answered from the ring; one that does not follow is refused.
+        1. A message that was committed before is answered from the ring; one that does not follow is refused. Only
+           the next one may be refused for load.
         2. The cell runs, in a batch with other sessions. Until here a failure has changed nothing.
         3. The checkpoint is committed, in a batch with other sessions; in write-behind it will be.
         4. The checkpoint is adopted and the reply returned.
 
         Raises:
-            StepGap, StepConflict, StepTooOld, NonFinite, ModelFailed, StoreFull: refused, nothing has changed.
+            StepGap, StepConflict, StepTooOld, Overloaded, Quota, StepDeadline, NonFinite, ModelFailed, StoreFull:
+                refused, nothing has changed.
             CellwireError: any other; the Session has ended.
         """
         if self.ended:
@@ -125,6 +137,11 @@ class Session:
         first = timestep.step or self.step_number + 1
         if first != self.step_number + 1:
             return self._replay(first, timestep)
+        with self.cell.admission.step(timestep.priority, len(timestep.rows)):
+            return await self._advance(first, timestep, lease_ms)
+
+    async def _advance(self, first: int, timestep: Timestep, lease_ms: int | None) -> Reply:
+        """From 2 on: the message is the next one and was admitted."""
         last = self.step_number + len(timestep.rows)
         h = self._digest(self.h, timestep)
         # 2
@@ -149,11 +166,12 @@ class Session:
         """All timesteps of the message: in one run where the graph has a time axis, else one by one."""
         submit, constants, state = self.cell.batcher.submit, self.options.constants, self.state
         if self.cell.spec.time_axis is not None or len(timestep.rows) == 1:
-            result = await submit(CellWork(state, timestep.rows, constants))
+            result = await submit(CellWork(state, timestep.rows, constants), timestep.deadline)
             return result.state, list(result.rows)
         outputs: list[Row] = []
         for row in timestep.rows:
-            result = await submit(CellWork(state, (row,), constants))
+            # once the first has entered a batch the message is being run: no deadline then
+            result = await submit(CellWork(state, (row,), constants), inf if outputs else timestep.deadline)
             state = result.state
             outputs.extend(result.rows)
         return state, outputs

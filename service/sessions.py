@@ -84,6 +84,16 @@ class Sessions:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def admit(self, request: OpenRequest) -> None:
+        """Lets a new stream in, before anything is claimed for it; one that names no model is not held back.
+
+        Raises:
+            Overloaded: its model has too much in flight.
+        """
+        cell = self._cells.loaded(request.model, request.version)
+        if cell is not None:
+            cell.admission.open()
+
     async def open(self, request: OpenRequest, lease_ms: int | None = None) -> OpenedSession:
         """Claims a session, creating it where its mode allows.
 

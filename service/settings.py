@@ -90,6 +90,13 @@ class Settings(BaseSettings):
     write_behind_seconds: float = Field(0.05, gt=0, le=60, description="or after so long.")
     max_undurable: int = Field(64, ge=1, le=4096, description="U: timesteps that may be answered and not yet written.")
 
+    step_target: float = Field(
+        0.05, gt=0, description="From acceptance to commit; timesteps that would take longer are refused."
+    )
+    max_sessions: int = Field(0, ge=0, description="Sessions held by streams; 0: any number.")
+    max_streams: int = Field(16384, ge=0, description="Streams, of all connections together; 0: any number.")
+    max_steps_per_second: float = Field(0, ge=0, description="Timesteps of the tenant on this replica; 0: any number.")
+    write_timeout: float = Field(10.0, gt=0, description="A client may leave a reply unread for so long.")
     max_commits: int = Field(256, ge=1, description="Commits a call to the store.")
     max_commit_bytes: int = Field(1 << 20, ge=1, description="Bytes a call to the store.")
     drain_seconds: float = Field(20.0, ge=0, description="Grace of a drain.")

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from math import prod
+from math import inf, prod
 
 import numpy as np
 
@@ -122,6 +122,9 @@ class Timestep:
     timesteps: int
     """As the client gave it: 0 is one timestep without a leading axis."""
     rows: tuple[Row, ...]
+    deadline: float = inf
+    """Monotonic time until which it must enter a batch."""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from cellwire.v1 import model_service_pb2 as model_pb
 from cellwire.v1 import session_service_pb2 as session_pb
 from models.cells import checked
 from service import errors, logs
+from service.admission import Rate
 from service.cells import LoadedCell
 from service.codec import encode_status
 from service.errors import CellwireError
@@ -526,7 +527,10 @@ async def test_the_unforeseen_is_told_as_an_id_that_the_log_has(
     channel: grpc.aio.Channel, server: Server, models: Path, name: str
 ) -> None:
     cell = FailingCell(*Repository([models]).open("checker", "2"))
-    async with LoadedCell(cell) as loaded:
+    cell.failing = False
+    cell.warm()
+    cell.failing = True
+    async with LoadedCell(cell, 0.05, Rate(0)) as loaded:
         sound = server.cells._loaded["checker", "2"]
         server.cells._loaded["checker", "2"] = loaded
         try:

@@ -4,13 +4,11 @@ import os
 
 import grpc
 import numpy as np
-import pytest
-from google.protobuf.duration_pb2 import Duration
 
 from cellwire.v1 import cell_service_pb2 as pb
-from cellwire.v1 import cell_service_pb2_grpc, session_service_pb2, session_service_pb2_grpc
+from cellwire.v1 import session_service_pb2, session_service_pb2_grpc
 from models.cells import checked
-from tests.harness import Place, WireStream, arrays, fault_of, number, open_fault, replica, timestep
+from tests.harness import Place, WireStream, arrays, number, open_fault, replica
 
 
 async def test_each_timestep_is_answered_with_its_state(channel: grpc.aio.Channel) -> None:
@@ -70,15 +68,6 @@ async def test_a_replica_without_the_model_of_a_session_sends_its_client_elsewhe
     assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_HERE")
     await stream.replied(2, number(4))
     await stream.close()
-
-
-async def test_a_deadline_that_would_not_be_kept_is_refused(channel: grpc.aio.Channel) -> None:
-    stub = cell_service_pb2_grpc.CellServiceStub(channel)
-    message = timestep(1, number(1))
-    message.timeout.CopyFrom(Duration(seconds=1))
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await stub.Step(pb.StepRequest(open=pb.Open(session_id="late", model="checker"), timestep=message))
-    assert fault_of(refused.value).reason == "UNSUPPORTED"
 
 
 async def test_closing_what_an_operator_closed_is_no_error(channel: grpc.aio.Channel) -> None:

@@ -1,12 +1,14 @@
 """The generic batcher: whatever happens to a batch, every waiter is answered."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from service.batcher import Batcher
-from service.errors import CellwireError, Draining, NonFinite, StoreFull
+from service.errors import CellwireError, Draining, NonFinite, StepDeadline, StoreFull
+from tests.waiting import until
 
 Results = Sequence[int | CellwireError]
 
@@ -80,6 +82,33 @@ async def test_a_cancelled_waiter_takes_nothing_from_the_others() -> None:
         assert await batcher.submit(5) == 10
     # what was cancelled before its batch began was not run; what ran, ran to its end
     assert machine.batches == [[0], [1, 3], [5]]
+
+
+async def test_an_item_whose_deadline_passed_is_not_run() -> None:
+    machine = Machine()
+    async with Batcher(machine, 64) as batcher:
+        first = await shut(machine, batcher)
+        now = time.monotonic()
+        late, early, never = batcher.submit(1, now - 1), batcher.submit(2, now + 3600), batcher.submit(3)
+        machine.gate.set()
+        assert await first == 0
+        with pytest.raises(StepDeadline):
+            await late
+        assert await early == 4
+        assert await never == 6
+    assert machine.batches == [[0], [2, 3]]
+
+
+async def test_an_item_that_entered_a_batch_in_time_is_answered_however_long_that_takes() -> None:
+    machine = Machine()
+    machine.gate.clear()
+    async with Batcher(machine, 64) as batcher:
+        deadline = time.monotonic() + 0.05
+        running = batcher.submit(1, deadline)
+        await machine.started.wait()
+        await until(lambda: time.monotonic() > deadline, "the deadline passed")
+        machine.gate.set()
+        assert await running == 2
 
 
 async def test_an_error_of_one_item_is_its_own() -> None:

@@ -106,7 +106,7 @@ def good(step: int = 1, timesteps: int = 0) -> pb.Timestep:
 @pytest.mark.parametrize("timesteps", [0, 1, 5])
 def test_a_good_timestep_comes_through_row_by_row(timesteps: int) -> None:
     row = (np.ones(3, F32).tobytes(), np.array(9, I64).tobytes())
-    decoded = decode_timestep(good(7, timesteps), SPEC, False, 64)
+    decoded = decode_timestep(good(7, timesteps), SPEC, False, 64, 0.0)
     assert decoded == Timestep(7, timesteps, (row,) * max(1, timesteps))
 
 
@@ -126,7 +126,7 @@ def test_any_bytes_as_a_timestep_are_one_or_invalid_input(raw: bytes) -> None:
         return
     assert isinstance(message, pb.Timestep)
     try:
-        timestep = decode_timestep(message, SPEC, False, 64)
+        timestep = decode_timestep(message, SPEC, False, 64, 0.0)
     except InvalidInput as error:
         encode_status(error)
         return
@@ -182,7 +182,7 @@ def test_any_open_is_checked_or_refused(message: pb.Open) -> None:
 def test_any_timestep_message_is_checked_or_refused(message: pb.Timestep) -> None:
     for unnumbered in (False, True):
         try:
-            decode_timestep(message, SPEC, unnumbered, 64)
+            decode_timestep(message, SPEC, unnumbered, 64, 0.0)
         except InvalidInput as error:
             encode_status(error)
 

@@ -1,0 +1,254 @@
+"""Goodput under overload: what a replica still answers in time when four times as much is asked of it as it can do.
+
+The model takes about 4 ms a run of at most 8 sessions. Its capacity is measured first, with streams that wait for each
+reply; then ordinary streams send at fixed times, whether they were answered or not, at 1x and at 4x of that. Goodput:
+replies a second that came within 100 ms of the time at which their timestep was to be sent. Knows a replica's address
+and its health service; the load runs in processes of its own.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cellwire.cli.children import Children
+from cellwire.cli.embedded import EmbeddedStore
+from cellwire.v1 import cell_service_pb2 as pb
+from cellwire.v1 import cell_service_pb2_grpc, tensor_pb2
+from models import cells
+
+GOOD_SECONDS = 0.1
+INPUTS, HIDDEN, MAX_BATCH = 32, 512, 8
+MODEL = "slow"
+LOADERS = 2
+STREAMS = 192
+"""Of all loaders together; each sends every few tens of milliseconds at 4x."""
+CLOSED_STREAMS = 32
+WARM_SECONDS = 2.0
+WINDOW = 8
+"""Messages that a stream has unanswered at most; one that is due beyond it is not sent and counts as not answered."""
+
+
+@dataclass
+class Tally:
+    """What one stream saw."""
+
+    due: int = 0
+    good: int = 0
+    late: int = 0
+    refused: int = 0
+
+
+def write_model(repository: Path) -> None:
+    """An LSTM of the size that takes about 4 ms for 8 sessions on one core."""
+    version = repository / MODEL / "1"
+    version.mkdir(parents=True)
+    onnx.save(cells.build(cells.draw("lstm", INPUTS, HIDDEN, layers=2, outputs=1)), version / "model.onnx")
+    (repository / MODEL / "model.yaml").write_text(f"max_batch: {MAX_BATCH}\n")
+
+
+class Stream:
+    """One session, numbered as its client must: what was refused is not used up."""
+
+    def __init__(self, channel: grpc.aio.Channel, session_id: str) -> None:
+        self._call = cell_service_pb2_grpc.CellServiceStub(channel).Stream()
+        self._session_id = session_id
+        self._next = 1
+        x = np.random.default_rng(0).random(INPUTS, np.float32)
+        self._inputs = [tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[INPUTS], data=x.tobytes())]
+        self._intended: list[float] = []
+        self.tally = Tally()
+
+    async def open(self) -> None:
+        """Opens the session."""
+        await self._call.write(pb.StreamRequest(open=pb.Open(session_id=self._session_id, model=MODEL)))
+        await self._call.read()
+
+    async def send(self, intended: float) -> None:
+        """Sends the next timestep, which was to be sent at this time."""
+        self._intended.append(intended)
+        step, self._next = self._next, self._next + 1
+        await self._call.write(pb.StreamRequest(timestep=pb.Timestep(step=step, inputs=self._inputs)))
+
+    async def receive(self, counted_from: float) -> None:
+        """Reads one answer and counts it, if its timestep was due since then."""
+        response = await self._call.read()
+        if response is grpc.aio.EOF:
+            raise EOFError
+        intended, now = self._intended.pop(0), time.monotonic()
+        counts = intended >= counted_from
+        if response.WhichOneof("kind") == "reply":
+            self.tally.good += counts and now - intended <= GOOD_SECONDS
+            self.tally.late += counts and now - intended > GOOD_SECONDS
+        else:
+            self._next = min(self._next, response.refused.step)
+            self.tally.refused += counts
+
+    async def closed_loop(self, until: float, counted_from: float) -> None:
+        """Sends as soon as the last one is answered."""
+        while (now := time.monotonic()) < until:
+            await self.send(now)
+            await self.receive(counted_from)
+
+    async def open_loop(self, interval: float, first: float, until: float, counted_from: float) -> None:
+        """Sends at fixed times."""
+
+        async def read() -> None:
+            while True:
+                await self.receive(counted_from)
+
+        reading = asyncio.create_task(read())
+        due = first
+        while due < until:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self.tally.due += due >= counted_from
+            if len(self._intended) < WINDOW:
+                await self.send(due)
+            due += interval
+        await asyncio.sleep(GOOD_SECONDS)
+        reading.cancel()
+
+    def leave(self) -> None:
+        """Ends the stream."""
+        self._call.cancel()
+
+
+async def load(target: str, prefix: str, streams: int, rate: float, seconds: float) -> Tally:
+    """Runs so many streams that send `rate` timesteps a second together (0: as fast as they are answered).
+
+    Begins at the monotonic time that it is told once all are open: who opens under overload is refused.
+    """
+    async with grpc.aio.insecure_channel(target) as channel:
+        running = [Stream(channel, f"{prefix}-{at}") for at in range(streams)]
+        for stream in running:
+            await stream.open()
+        print("open", flush=True)
+        start = float(await asyncio.to_thread(sys.stdin.readline))
+        counted_from, until = start + WARM_SECONDS, start + WARM_SECONDS + seconds
+        if rate:
+            interval = streams / rate
+            offsets = (np.random.default_rng(1).random(streams) * interval).tolist()
+            pairs = zip(running, offsets, strict=True)
+            await asyncio.gather(*(s.open_loop(interval, start + at, until, counted_from) for s, at in pairs))
+        else:
+            await asyncio.gather(*(stream.closed_loop(until, counted_from) for stream in running))
+        for stream in running:
+            stream.leave()
+    tallies = [stream.tally for stream in running]
+    return Tally(*(sum(getattr(t, name) for t in tallies) for name in ("due", "good", "late", "refused")))
+
+
+async def loaded(target: str, name: str, streams: int, rate: float, seconds: float) -> Tally:
+    """`load` in LOADERS processes that begin together."""
+    words = [str(word) for word in (streams // LOADERS, rate / LOADERS, seconds)]
+    pipe = asyncio.subprocess.PIPE
+    loaders = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.overload", "load", target, f"{name}-{at}", *words, stdin=pipe, stdout=pipe
+        )
+        for at in range(LOADERS)
+    ]
+    for loader in loaders:
+        assert loader.stdout
+        assert await loader.stdout.readline() == b"open\n"
+    start = time.monotonic()
+    told = await asyncio.gather(*(loader.communicate(b"%f\n" % start) for loader in loaders))
+    parts = [dict(json.loads(out)) for out, _ in told]
+    return Tally(**{key: sum(part[key] for part in parts) for key in parts[0]})
+
+
+async def longest_check(target: str, over: asyncio.Event) -> float:
+    """The longest that a health check took until then, in seconds; each on the connection that stays."""
+    longest = 0.0
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        await stub.Check(health_pb2.HealthCheckRequest())
+        while not over.is_set():
+            started = time.monotonic()
+            answer = await stub.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            longest = max(longest, time.monotonic() - started)
+            await asyncio.sleep(0.05)
+    return longest
+
+
+async def measure(target: str, seconds: float = 5.0) -> dict[str, Any]:
+    """Goodput at 1x and 4x of the capacity of the model `slow` at `target`, and the longest health check.
+
+    Gives capacity, goodput_1x, goodput_4x (a second), ratio, health_seconds, and the tallies.
+    """
+    closed = await loaded(target, "capacity", CLOSED_STREAMS, 0.0, seconds)
+    capacity = (closed.good + closed.late) / seconds
+    over = asyncio.Event()
+    checking = asyncio.create_task(longest_check(target, over))
+    once = await loaded(target, "once", STREAMS, capacity, seconds)
+    fourfold = await loaded(target, "fourfold", STREAMS, 4 * capacity, seconds)
+    over.set()
+    return {
+        "capacity": round(capacity),
+        "goodput_1x": round(once.good / seconds),
+        "goodput_4x": round(fourfold.good / seconds),
+        "ratio": round(fourfold.good / max(1, once.good), 3),
+        "health_seconds": round(await checking, 4),
+        "once": vars(once),
+        "fourfold": vars(fourfold),
+    }
+
+
+async def measure_alone(seconds: float) -> dict[str, Any]:
+    """`measure` on a replica and a store of its own."""
+    with tempfile.TemporaryDirectory() as directory, Children() as children, EmbeddedStore(children) as store:
+        repository, port_file, log = (Path(directory) / name for name in ("models", "port", "log"))
+        write_model(repository)
+        environment = {
+            "CELLWIRE_STORE_URL": store.url,
+            "CELLWIRE_MODELS": str(repository),
+            "CELLWIRE_PORT": "0",
+            "CELLWIRE_ADMIN_PORT": "0",
+            "CELLWIRE_PORT_FILE": str(port_file),
+            "CELLWIRE_LOG_LEVEL": "WARNING",
+        }
+        replica = children.start([sys.executable, "-m", "service"], log=log, env=environment)
+        while not (port_file.exists() and port_file.read_text().endswith("\n")):
+            if replica.poll() is not None:
+                raise SystemExit(log.read_text())
+            await asyncio.sleep(0.05)
+        return await measure(f"127.0.0.1:{int(port_file.read_text())}", seconds)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line."""
+    if words is None and sys.argv[1:2] == ["load"]:
+        target, prefix, streams, rate, seconds = sys.argv[2:]
+        tally = uvloop.run(load(target, prefix, int(streams), float(rate), float(seconds)))
+        print(json.dumps(vars(tally)))
+        return
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each of the three measurements")
+    parser.add_argument("--target", help="a replica that serves the model; none: one is started")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    options = parser.parse_args(words)
+    measured = asyncio.run(
+        measure(options.target, options.seconds) if options.target else measure_alone(options.seconds)
+    )
+    if options.json:
+        print(json.dumps(measured))
+    else:
+        for name, value in measured.items():
+            print(f"{name:16}{value}")
+
+
+if __name__ == "__main__":
+    main()
