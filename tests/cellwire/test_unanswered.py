@@ -33,7 +33,7 @@ ACTS = st.lists(
 def test_numbers_stay_consecutive_and_each_message_is_answered_at_most_once(
     loop: asyncio.AbstractEventLoop, acts: list[tuple[str, int]]
 ) -> None:
-    book, server, done = Unanswered(0), 0, 0  # `server` is where a session stands that executes what it gets
+    book, server, done = book_of(4), 0, 0  # `server` is where a session stands that executes what it gets
     on_wire: list[tuple[int, Message]] = []  # with the number that was sent
     for act, size in acts:
         if act == "add":
@@ -68,7 +68,7 @@ def test_numbers_stay_consecutive_and_each_message_is_answered_at_most_once(
 
 
 def test_a_reply_out_of_its_turn_is_noticed(loop: asyncio.AbstractEventLoop) -> None:
-    book = Unanswered(0)
+    book = book_of(2)
     for _ in range(2):
         book.add(message(loop))
         book.take()
@@ -79,7 +79,7 @@ def test_a_reply_out_of_its_turn_is_noticed(loop: asyncio.AbstractEventLoop) -> 
 
 
 def test_behind_a_refused_message_of_a_run_nothing_of_it_goes_out(loop: asyncio.AbstractEventLoop) -> None:
-    book, run = Unanswered(0), Run()
+    book, run = book_of(3), Run()
     refused, behind, other = message(loop, run=run), message(loop, run=run), message(loop)
     for each in (refused, behind, other):
         book.add(each)
