@@ -210,6 +210,8 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
             if opening.HasField("replies_after"):
                 for step in kept.history:
                     if step.last > opening.replies_after:
+                        if self.memory.strikes("lose_fetched", step.last):
+                            await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
                         yield _replayed(step.reply)
             async for message in messages:
                 if (fault := live.fault()) is not None:
@@ -320,6 +322,9 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
         if first != live.step + 1:
             reason = "STEP_GAP" if first > live.step else "STEP_TOO_OLD"
             yield self._refused(first, status(code_pb2.FAILED_PRECONDITION, reason, at=live.kept.place))
+            return
+        if live.kept.forgotten[last] and strikes("refused_again", last):
+            yield self._refused(first, status(code_pb2.INTERNAL, "NON_FINITE"))
             return
         if min(values) < 0:
             yield self._refused(first, status(code_pb2.INVALID_ARGUMENT, "INVALID_INPUT"))
