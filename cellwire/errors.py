@@ -120,7 +120,7 @@ class ModelFailed(CellwireError, reason="MODEL_FAILED", remedy=Remedy.SKIP):
     """The model's graph failed on this timestep; the state was not advanced."""
 
 
-class StepDeadline(CellwireError, reason="STEP_DEADLINE", remedy=Remedy.SKIP):
+class StepDeadline(CellwireError, reason="STEP_DEADLINE", code=grpc.StatusCode.DEADLINE_EXCEEDED, remedy=Remedy.SKIP):
     """The step's deadline passed before it was started."""
 
 
@@ -289,6 +289,8 @@ def from_status(status: status_pb2.Status) -> CellwireError:
         kind: type[CellwireError] = Disconnected
     else:
         kind, reason = CellwireError.named(reason), reason or code.name
+    if kind is StateRegressed and not (position and position.h):
+        kind = Disconnected  # a stream met it; where the session stands now, and whether it can go on, an open tells
     return kind(status.message, reason=reason, code=code, fields=fields, retry_after=retry_after, position=position)
 
 

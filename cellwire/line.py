@@ -1,13 +1,16 @@
 """What keeps one session on some replica: one stream at a time, resumed elsewhere until the session is closed.
 
 `Line._follow` is the whole of it: open, send what is unanswered, take the replies. Numbers and order are in
-`cellwire.unanswered`, what an error means is in `cellwire.errors`, when to try again is in `cellwire.retries`.
+`cellwire.unanswered`, what was answered and may be needed again in `cellwire.tail`, what an error means in
+`cellwire.errors`, when to try again in `cellwire.retries`.
 """
 
 import asyncio
 import logging
 import random
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -15,15 +18,20 @@ import grpc.aio
 from cellwire.errors import (
     CellwireError,
     Disconnected,
+    LineageMismatch,
+    Position,
     Remedy,
     SessionClosed,
+    StateRegressed,
+    StepDeadline,
     from_rpc,
     from_status,
 )
 from cellwire.replies import Opened, Resumption
-from cellwire.resume import ResumePoint
-from cellwire.retries import AGAIN, Patience, final, retrying
-from cellwire.standing import Standing
+from cellwire.resume import Checkpoint, ResumePoint
+from cellwire.retries import AGAIN, Patience, final, jittered, retrying
+from cellwire.standing import Standing, place_of
+from cellwire.tail import Tail
 from cellwire.targets import Target, Targets
 from cellwire.unanswered import Message, Run, Unanswered
 from cellwire.v1 import cell_service_pb2
@@ -40,13 +48,15 @@ class Line:
     """
 
     def __init__(
-        self, targets: Targets, point: ResumePoint, options: cell_service_pb2.Open, patience: Patience
+        self, targets: Targets, point: ResumePoint, options: cell_service_pb2.Open, patience: Patience, tail: Tail
     ) -> None:
         self._targets = targets
         self._turn = random.randrange(len(targets))  # noqa: S311  spreads sessions over replicas
         self._patience = patience
         self.standing = Standing(point, options)
         self._unanswered = Unanswered(point.step, self._release_room)
+        self._tail = tail
+        self._regressed = False
         self._pause = 0.0
         self._closing_since: float | None = None
         self._keep = False
@@ -59,11 +69,20 @@ class Line:
         self.outputs: tuple[str, ...] = ()
         """The order of tensors without names."""
         self.resumptions: list[Resumption] = []
+        self.fetched: list[cell_service_pb2.Reply] = []
+        """Stored replies that came with the open, if they were asked for."""
 
     @property
     def session_id(self) -> str:
         """The id that the session has in the store."""
         return self.standing.point.session_id
+
+    def point_after(self, checkpoint: Checkpoint) -> ResumePoint:
+        """For whoever has the replies up to this one."""
+        point, (step, h) = self.standing.point, checkpoint
+        again = ((each.last_step, each.answered_h) for each in self._unanswered if each.answered_h)
+        received = (*point.undurable, *self._tail.above(point.durable_step), *again)
+        return replace(point, step=step, h=h, undurable=tuple(each for each in received if each[0] <= step))
 
     # the application's side
 
@@ -74,6 +93,8 @@ class Line:
         self._began = loop.time()
         self._more = asyncio.Event()
         self._room = asyncio.Semaphore(0)
+        self._answered: asyncio.Future[cell_service_pb2.Reply] = loop.create_future()
+        self._answered.set_result(cell_service_pb2.Reply())  # for messages whose own reply was delivered
         self._is_open: asyncio.Future[None] = loop.create_future()
         self._is_closed: asyncio.Future[None] = loop.create_future()
         self._life = asyncio.create_task(self._live(), name=f"cellwire session {self.session_id}")
@@ -135,12 +156,15 @@ class Line:
         sender: asyncio.Task[None] | None = None
         step_before = self._unanswered.received_step
         try:
-            async with asyncio.timeout(self._patience.open) as self._deadline:
-                await _write(call, StreamRequest(open=self.standing.opening()))
-                self._adopt(await _read(call), target)
+            async with asyncio.timeout(self._patience.open) as self._deadline, aclosing(aiter(call)) as responses:
+                await _write(call, StreamRequest(open=self._opening()))
+                self._adopt(await _read(responses), target)
+                while self.standing.is_fetching:
+                    self._fetch(await _read(responses))
+                self._begin()
                 sender = asyncio.create_task(self._send(call))
                 while not self._is_closed.done():
-                    self._take(await _read(call))
+                    self._take(await _read(responses))
         except TimeoutError:
             failure: CellwireError = Disconnected(f"{target.address} gave no answer in time")
         except CellwireError as error:
@@ -153,30 +177,78 @@ class Line:
                 sender.cancel()
                 await asyncio.wait({sender})
             self._unanswered.stream_ended()
-        if not self._was_closed(failure):
+        if not (self._was_closed(failure) or self._was_brought_back(failure)):
             self._prepare_next(failure, target)
             if failure.remedy not in AGAIN or self._unanswered.received_step == step_before:
                 raise failure
+
+    def _opening(self) -> cell_service_pb2.Open:
+        point = self.standing.point
+        return self.standing.opening(self.point_after((point.step, point.h)).undurable)
 
     def _adopt(self, response: StreamResponse, target: Target) -> None:
         """The session is ours: compare where it stands with what we know, before anything is sent."""
         if not response.HasField("opened"):
             raise Disconnected(f"{target.address} did not answer an open")
-        told, first = response.opened, self.opened is None
-        received_step = self.standing.adopt(told, None if first else self._unanswered.may_have_reached)
+        told, first = response.opened, not self._is_open.done()
+        if not first and told.step < self.standing.point.step:
+            self._go_back(place_of(told))
+        self.standing.adopt(told, None if first else self._unanswered.may_have_reached)
         self.opened, self.outputs = Opened.of(told, target.address), tuple(told.outputs)
+        self._unanswered.window = max(told.window, 1)
+        if not first:
+            self._note_resumption(told, target)
+
+    def _fetch(self, response: StreamResponse) -> None:
+        """A stored reply that the application has not got, to inputs that it has not kept."""
+        if response.HasField("notice"):
+            raise from_status(response.notice.status)
+        reply = response.reply
+        if reply.step <= self.standing.point.step:
+            raise Disconnected("a replica did not send the stored replies that were asked for")
+        self.standing.compare(reply)
+        self.standing.receive(reply)
+        self.fetched.append(reply)
+
+    def _begin(self) -> None:
+        """The session is ours: messages may go out; when it is opened for the first time, numbering begins."""
         self._set_deadline(None)
-        if first:
-            self._unanswered.received_step = received_step
-            for _ in range(max(told.window, 1)):
+        if not self._is_open.done():
+            point = self.standing.point
+            self.standing.begin()
+            self._tail.begin((point.step, point.h))
+            self._unanswered.received_step = point.step
+            for _ in range(self._unanswered.window):
                 self._room.release()
             self._is_open.set_result(None)
-            return
-        resent = sum(message.steps for message in self._unanswered)
-        self.resumptions.append(Resumption(target.address, received_step, told.step, resent, self._lost_because))
+
+    def _go_back(self, place: Position) -> None:
+        """The store stands behind what it told or what was received: send again what it lacks, if that is all kept."""
+        self._regressed |= place.step < self.standing.point.durable_step
+        if place.step < self.standing.point.step:
+            again = []
+            for request, steps, h, _ in self._tail.back_to(place):
+                request.timestep.ClearField("timeout")  # it was met
+                again.append(Message(request, steps, self._answered, self._clock(), in_doubt=True, answered_h=h))
+            self._unanswered.fall_back(place.step, again)
+        self.standing.fall_back(place)
+
+    def _note_resumption(self, told: cell_service_pb2.Opened, target: Target) -> None:
+        replayed = sum(message.steps for message in self._unanswered if message.answered_h)
+        resumption = Resumption(
+            target=target.address,
+            step=self._unanswered.received_step + replayed,
+            found_step=told.step,
+            unanswered=sum(message.steps for message in self._unanswered) - replayed,
+            reason=self._lost_because,
+            replayed=replayed,
+            regressed=self._regressed,
+        )
+        self._regressed = False
+        self.resumptions.append(resumption)
         _log.info(
-            "session %s resumed on %s at step %d (epoch %d): %s",
-            self.session_id, target.address, told.step, told.epoch, self._lost_because,
+            "session %s resumed on %s at step %d (epoch %d), %d timesteps replayed: %s",
+            self.session_id, target.address, told.step, told.epoch, replayed, self._lost_because,
         )  # fmt: skip
 
     async def _send(self, call: Any) -> None:
@@ -219,10 +291,14 @@ class Line:
             raise Disconnected(str(error)) from None
         if message is None:
             return  # answered before: the application has it
+        if message.answered_h not in (b"", reply.h):
+            raise LineageMismatch("a replayed step has another history than when it was answered first")
         self.standing.receive(reply)
+        self._tail.add(message, reply.h, self.standing.point.durable_step)
         if not message.answer.done():
             message.answer.set_result(reply)
-        if self._unanswered.going_back or (self._closing_since is not None and not self._unanswered):
+        is_last = self._closing_since is not None and not self._unanswered
+        if self._unanswered.going_back or message.answered_h or is_last:
             self._more.set()
 
     def _take_refusal(self, refused: cell_service_pb2.Refused) -> None:
@@ -234,13 +310,22 @@ class Line:
         if error.remedy is Remedy.BACK and behind:
             self._unanswered.go_back(message)
         elif error.remedy is Remedy.LATER and self._clock() - message.since < self._patience.give_up:
-            self._pause = max(error.retry_after or 0.0, random.uniform(0.0, 0.1))  # noqa: S311  jitter
-            self._unanswered.go_back(message)
-        elif error.remedy is Remedy.SKIP:
+            self._put_off(message, error)
+        elif error.remedy is Remedy.SKIP and not message.answered_h:
             self._unanswered.withdraw(message, error)
         else:
             raise final(error, self._patience) if error.remedy is Remedy.LATER else error
         self._more.set()
+
+    def _put_off(self, message: Message, refusal: CellwireError) -> None:
+        """Send it again after the delay told and up to twice that; what cannot be in time then is refused."""
+        self._pause = jittered(refusal.retry_after or 0.05)
+        timeout = message.timeout
+        if timeout is not None and self._clock() + self._pause > message.since + timeout:
+            late = StepDeadline(f"not started within its {timeout:g} s: {refusal}")
+            self._unanswered.withdraw(message, late.at(message.step))
+        else:
+            self._unanswered.go_back(message)
 
     # what follows from the end of a stream
 
@@ -253,6 +338,16 @@ class Line:
         if closed:
             self._is_closed.set_result(None)
         return closed
+
+    def _was_brought_back(self, failure: CellwireError) -> bool:
+        """Whether an open told that the store has fallen back, and this client can make good what it lost."""
+        place = failure.position
+        if not isinstance(failure, StateRegressed) or place is None or not self._is_open.done():
+            return False
+        if place.step >= self.standing.point.durable_step:
+            return False
+        self._go_back(place)
+        return True
 
     def _prepare_next(self, failure: CellwireError, target: Target) -> None:
         if failure.remedy is Remedy.ELSEWHERE:
@@ -300,13 +395,17 @@ async def _write(call: Any, request: StreamRequest) -> None:
         await call.write(request)
 
 
-async def _read(call: Any) -> StreamResponse:
-    """The next message of a stream; its end is always an error."""
+async def _read(responses: AsyncGenerator[Any, None]) -> StreamResponse:
+    """The next message of a stream; its end is always an error.
+
+    When a write meets the end of the stream, only an iterator still gives what the server had sent before, and its
+    status; `call.read` fails with a status made here, and a superseded client would resume against its rival.
+    """
     try:
-        response = await call.read()
+        response = await anext(responses)
+    except StopAsyncIteration:
+        raise Disconnected("a replica ended the stream without a word") from None
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error.code(), error.details(), tuple(error.trailing_metadata() or ())) from None
-    if response is grpc.aio.EOF:
-        raise Disconnected("a replica ended the stream without a word")
     assert isinstance(response, StreamResponse)  # noqa: S101  for the type checker: grpcio has no types
     return response

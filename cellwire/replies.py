@@ -28,6 +28,12 @@ class Opened:
     max_message_bytes: int
     idle_ttl: float
     """Seconds without a timestep after which the session may be forgotten."""
+    write_behind: bool
+    """Replies leave before the store holds them; `Reply.durable_step` tells how far it is."""
+    max_undurable: int
+    """In write-behind the most timesteps that the store does not hold yet."""
+    replicas: int
+    """So many replicas of the store hold a timestep before its reply leaves."""
     model: str
     version: str
     inputs: tuple[TensorSpec, ...]
@@ -46,6 +52,9 @@ class Opened:
             max_timesteps=told.max_timesteps,
             max_message_bytes=told.max_message_bytes,
             idle_ttl=told.idle_ttl.seconds + told.idle_ttl.nanos / 1e9,
+            write_behind=told.write_mode == cell_service_pb2.WRITE_MODE_WRITE_BEHIND,
+            max_undurable=told.max_undurable,
+            replicas=told.replicas,
             model=told.model,
             version=told.version,
             inputs=tuple(spec_of(spec) for spec in told.input_specs),
@@ -87,9 +96,13 @@ class Resumption:
     found_step: int
     """Where the session stood in the store."""
     unanswered: int
-    """Timesteps sent again."""
+    """Timesteps without a reply, sent again."""
     reason: str
     """Why the stream before it ended."""
+    replayed: int = 0
+    """Timesteps with a reply that the store does not hold, sent again; the application gets no second reply."""
+    regressed: bool = False
+    """The store had fallen back behind what it had told to be durable."""
 
 
 @dataclass(frozen=True, slots=True)

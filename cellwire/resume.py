@@ -5,12 +5,18 @@ A secret: its holder can resume and close the session. Its repr shows neither to
 
 import json
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
+from cellwire.errors import Position
 from cellwire.v1 import resume_pb2
 
-_VERSION = 1
+Checkpoint = tuple[int, bytes]
+"""A step and the digest of the history that ends with it."""
+
+_VERSION = 2
+_READABLE = (1, 2)
+"""Version 1 had no `undurable`."""
 _BYTES = ("token", "h", "store_id", "incarnation")
 
 
@@ -30,6 +36,8 @@ class ResumePoint:
     epoch: int = 0
     store_id: bytes = field(default=b"", repr=False)
     incarnation: bytes = field(default=b"", repr=False)
+    undurable: tuple[Checkpoint, ...] = field(default=(), repr=False)
+    """The received steps above `durable_step`; there are some in write-behind only."""
 
     @classmethod
     def new(cls, session_id: str, model: str, version: str = "") -> Self:
@@ -41,6 +49,7 @@ class ResumePoint:
         values: dict[str, Any] = asdict(self)
         for name in _BYTES:
             values[name] = values[name].hex()
+        values["undurable"] = [[step, h.hex()] for step, h in self.undurable]
         return json.dumps({"resume_point": _VERSION, **values})
 
     @classmethod
@@ -48,13 +57,23 @@ class ResumePoint:
         """What `to_json` gave. ValueError for anything else."""
         try:
             values = json.loads(text)
-            if values.pop("resume_point") != _VERSION:
+            if values.pop("resume_point") not in _READABLE:
                 raise ValueError("made by another release")
             for name in _BYTES:
                 values[name] = bytes.fromhex(values[name])
-            return cls(**values)
+            undurable = tuple((int(step), bytes.fromhex(h)) for step, h in values.pop("undurable", ()))
+            return cls(**values, undurable=undurable)
         except (KeyError, TypeError, AttributeError, ValueError):
             raise ValueError("not a resume point of this release") from None  # the text is a secret: not told
+
+    def back_to(self, place: Position) -> Self:
+        """Of a client that knows that the store fell back, and goes on from where StateRegressed says it stands.
+
+        Its next timestep is `place.step` + 1: replies that it got to that one and later ones no longer count.
+        """
+        return replace(
+            self, step=place.step, h=place.h, durable_step=place.step, epoch=place.epoch or self.epoch, undurable=()
+        )
 
     def message(self) -> resume_pb2.ResumePoint:
         """For the wire; the token and the epoch travel beside it in Open."""
@@ -63,4 +82,5 @@ class ResumePoint:
             durable_step=self.durable_step,
             store_id=self.store_id,
             incarnation=self.incarnation,
+            undurable=[resume_pb2.Checkpoint(step=step, h=h) for step, h in self.undurable],
         )

@@ -1,5 +1,6 @@
 """When and how often the library tries again: full-jitter exponential backoff, never before the delay told."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ def retrying(num_targets: int, gives_up: Callable[[], bool]) -> AsyncRetrying:
             return 0.0
         # "elsewhere" need not wait for this replica before every other one was asked
         asked_all = error.remedy is Remedy.LATER or state.attempt_number % num_targets == 0
-        return max(_backoff(state), error.retry_after or 0.0 if asked_all else 0.0)
+        return max(_backoff(state), jittered(error.retry_after or 0.0) if asked_all else 0.0)
 
     return AsyncRetrying(
         retry=retry_if_exception(lambda error: isinstance(error, CellwireError) and error.remedy in AGAIN),
@@ -42,6 +43,11 @@ def retrying(num_targets: int, gives_up: Callable[[], bool]) -> AsyncRetrying:
         stop=lambda state: gives_up(),
         reraise=True,
     )
+
+
+def jittered(delay: float) -> float:
+    """At least the delay that was told, and up to twice that: many clients are told the same."""
+    return random.uniform(delay, 2 * delay)  # noqa: S311
 
 
 def final(error: CellwireError, patience: Patience) -> CellwireError:

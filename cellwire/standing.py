@@ -1,12 +1,13 @@
 """What a client knows of its session: enough to claim it anywhere, and to notice another history than its own."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from cellwire.errors import LineageMismatch, Position, StateRegressed
-from cellwire.resume import ResumePoint
+from cellwire.resume import Checkpoint, ResumePoint
 from cellwire.v1 import cell_service_pb2 as pb
+from cellwire.v1 import resume_pb2
 
 
 class Standing:
@@ -18,11 +19,18 @@ class Standing:
         self.found_epoch = point.epoch
         """The last epoch that the client was told, in an error too."""
         self._options = options
-        self._ahead: tuple[int, bytes] | None = None
-        """(step, h) of the store where it is ahead of what was received: a replay must lead there."""
+        self._ahead: Checkpoint | None = None
+        """Where the store stands ahead of what was received: a replay must lead there."""
+        self._fell_back_to: Checkpoint | None = None
+        """Where the store stands behind what it had told, until an open has said so."""
 
-    def opening(self) -> pb.Open:
-        """Create, or claim with everything that this client knows."""
+    @property
+    def is_fetching(self) -> bool:
+        """The stored replies up to where the store stands are still to come."""
+        return self._options.HasField("replies_after") and self._ahead is not None
+
+    def opening(self, undurable: Iterable[Checkpoint]) -> pb.Open:
+        """Create, or claim with everything that this client knows; the checkpoints are of received steps."""
         opening = pb.Open()
         opening.CopyFrom(self._options)
         opening.session_id, opening.create_token = self.point.session_id, self.point.token
@@ -30,23 +38,38 @@ class Standing:
         opening.found_epoch = self.found_epoch
         opening.metadata = True
         if self.point.h:
-            opening.resume_point.CopyFrom(self.point.message())
+            opening.resume_point.CopyFrom(replace(self.point, undurable=tuple(undurable)).message())
+        if opening.HasField("replies_after"):
+            opening.replies_after = self.point.step
+        if self._fell_back_to is not None:
+            step, h = self._fell_back_to
+            opening.accept_regression.CopyFrom(resume_pb2.Checkpoint(step=step, h=h))
         if self.point.step:
             opening.mode = pb.OPEN_MODE_RESUME
             for kept in ("constants", "outputs", "gates"):  # with the session, since it was created
                 opening.ClearField(kept)
         return opening
 
-    def adopt(self, told: pb.Opened, may_have_reached: Callable[[int], bool] | None) -> int:
-        """Compare where the session stands with what is known; the step after which the client goes on.
+    def fall_back(self, place: Position) -> None:
+        """The store stands at an earlier step than it told or than was received, on the same history."""
+        if place.step < self.point.durable_step:
+            self._fell_back_to = (place.step, place.h)
+        if place.step < self.point.step:
+            self.point = replace(self.point, step=place.step, h=place.h)
+        self.point = replace(self.point, durable_step=place.step, undurable=())
+        self.found_epoch = place.epoch or self.found_epoch
+
+    def adopt(self, told: pb.Opened, may_have_reached: Callable[[int], bool] | None) -> None:
+        """Compare where the session stands with what is known, and take it from there.
 
         `may_have_reached` says which steps the unanswered messages may have led to; None: the messages that were
         on their way are not known, as this program did not send them. Raises StateRegressed, LineageMismatch.
         """
         point = self.point
-        position = Position(told.step, told.h, told.epoch, told.incarnation, told.store_id)
-        if not point.h:  # nothing was known of it: it begins where it stands
-            point = replace(point, step=told.step, h=told.h, durable_step=told.step)
+        position = place_of(told)
+        skips = self._options.skip_lost_replies and told.step > point.step
+        if not point.h or skips:  # nothing is known of it, or no longer asked for: it begins where it stands
+            point = replace(point, step=told.step, h=told.h)
         elif told.step < point.step:
             raise StateRegressed("the store holds an earlier step than was acknowledged", position=position)
         elif told.step == point.step and told.h != point.h:
@@ -54,6 +77,7 @@ class Standing:
         elif told.step > point.step and may_have_reached is not None and not may_have_reached(told.step):
             raise LineageMismatch("the session stands at a step that this client never sent", position=position)
         self._ahead = (told.step, told.h) if told.step > point.step else None
+        self._fell_back_to = None
         self.found_epoch = told.epoch
         is_mine = hashlib.sha256(point.token).digest()[:16] == told.incarnation
         self.point = replace(
@@ -61,11 +85,17 @@ class Standing:
             token=point.token if is_mine else told.create_token,  # opened by its id: without proof from now on
             model=told.model or point.model,
             version=told.version or point.version,
+            durable_step=max(point.durable_step, told.step),
+            undurable=(),  # the store holds them
             epoch=told.epoch,
             store_id=told.store_id,
             incarnation=told.incarnation,
         )
-        return point.step
+
+    def begin(self) -> None:
+        """The session is open: from now on what has no reply is sent again."""
+        self._options.ClearField("replies_after")
+        self._options.ClearField("skip_lost_replies")
 
     def compare(self, reply: pb.Reply) -> None:
         """A replayed reply must lead to where the store said that the session stands. Raises LineageMismatch."""
@@ -78,3 +108,8 @@ class Standing:
         """The next reply in its turn."""
         durable_step = max(self.point.durable_step, reply.durable_step)
         self.point = replace(self.point, step=reply.step, h=reply.h, durable_step=durable_step)
+
+
+def place_of(told: pb.Opened) -> Position:
+    """Where an opened session stands in the store."""
+    return Position(told.step, told.h, told.epoch, told.incarnation, told.store_id)

@@ -11,8 +11,6 @@ from collections.abc import Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import grpc
-
 from cellwire import client as asynchronous
 from cellwire import session as asynchronous_session
 from cellwire.frames import drawn
@@ -24,19 +22,13 @@ _Answer = TypeVar("_Answer")
 
 
 class Client:
-    """As `cellwire.client.Client`, with `with` for `async with`. Its methods may be called from several threads."""
+    """As `cellwire.client.Client`, with its options and `with` for `async with`.
 
-    def __init__(
-        self,
-        targets: str | Sequence[str],
-        *,
-        credentials: grpc.ChannelCredentials | None = None,
-        reply_timeout: float = 2.0,
-        give_up_after: float = 60.0,
-    ) -> None:
-        self._client = asynchronous.Client(
-            targets, credentials=credentials, reply_timeout=reply_timeout, give_up_after=give_up_after
-        )
+    Its methods may be called from several threads.
+    """
+
+    def __init__(self, targets: str | Sequence[str], **options: Any) -> None:
+        self._client = asynchronous.Client(targets, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cellwire", daemon=True)
 
@@ -109,6 +101,11 @@ class Session:
         return self._session.resumptions
 
     @property
+    def fetched(self) -> tuple[Reply, ...]:
+        """The stored replies that came with the open, if it asked for them."""
+        return self._session.fetched
+
+    @property
     def resume_point(self) -> ResumePoint:
         """Where the application stands. A secret."""
         return self._session.resume_point
@@ -122,17 +119,18 @@ class Session:
     ) -> None:
         self._client.wait(self._session.__aexit__(kind, error, trace))
 
-    def step(self, frame: Frame, *, timesteps: int = 0) -> Reply:
+    def step(self, frame: Frame, **options: Any) -> Reply:
         """Advance the state by one message and give its reply, as `cellwire.session.Session.step`."""
-        return self._client.wait(self._session.step(frame, timesteps=timesteps))
+        return self._client.wait(self._session.step(frame, **options))
 
-    def stream(self, frames: Iterable[Frame], *, timesteps: int = 0) -> Generator[Reply, None, None]:
+    def stream(self, frames: Iterable[Frame], **options: Any) -> Generator[Reply, None, None]:
         """Advance the state by each frame; yield the replies in order, each exactly once.
 
-        `frames` is iterated in a thread of its own, so it may wait (for a microphone, a socket).
+        `frames` is iterated in a thread of its own, so it may wait (for a microphone, a socket). The options are those
+        of `cellwire.session.Session.stream`.
         """
         source = drawn(frames)
-        replies = self._session.stream(source, timesteps=timesteps)
+        replies = self._session.stream(source, **options)
 
         async def following() -> Reply | None:
             return await anext(replies, None)

@@ -6,8 +6,9 @@ order; a message may be taken back only if no replica can have executed it.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from cellwire.v1 import cell_service_pb2
 
@@ -36,6 +37,14 @@ class Message:
     """Sent on the current stream, which has not answered it."""
     in_doubt: bool = False
     """Sent on an earlier stream, which ended before it answered."""
+    answered_h: bytes = b""
+    """The digest that its reply told, if it was answered before the store fell back: the application has that reply."""
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds within which it must be started; None: no limit."""
+        told = self.request.timestep.timeout
+        return told.seconds + told.nanos / 1e9 if self.request.timestep.HasField("timeout") else None
 
     @property
     def step(self) -> int:
@@ -56,8 +65,10 @@ class Unanswered:
         self._messages: deque[Message] = deque()
         self.going_back = False
         """A message was refused, and what is behind it on the stream will be."""
+        self.window = 1
+        """The most messages that the stream may owe an answer to."""
         self._settled = settled
-        """Called for each message that is no longer unanswered."""
+        """Called for each message that is no longer unanswered and was never answered before."""
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -88,7 +99,7 @@ class Unanswered:
                 return None
             self.going_back = False
         self._take_back()
-        for message in self._messages:
+        for message in islice(self._messages, self.window):
             if not message.on_stream:
                 message.on_stream, message.sent_step = True, message.step
                 return message
@@ -107,6 +118,11 @@ class Unanswered:
         self.received_step = step
         self._remove(message)
         return message
+
+    def fall_back(self, step: int, again: Sequence[Message]) -> None:
+        """The session stands at an earlier step: the messages behind it, answered before, come first once more."""
+        self._messages.extendleft(reversed(again))
+        self.received_step = step
 
     def sent_at(self, step: int) -> Message | None:
         """The message that the current stream got under this number and still owes an answer to."""
@@ -155,7 +171,7 @@ class Unanswered:
                 message.answer.set_exception(error)
                 message.answer.exception()  # seen: of many waiters only one may be asked
                 told = True
-            self._settled()
+            self._settle(message)
         return told
 
     def _take_back(self) -> None:
@@ -178,4 +194,8 @@ class Unanswered:
 
     def _remove(self, message: Message) -> None:
         self._messages.remove(message)
-        self._settled()
+        self._settle(message)
+
+    def _settle(self, message: Message) -> None:
+        if not message.answered_h:
+            self._settled()

@@ -1,16 +1,16 @@
 """A small honest CellService in memory, to show a client the faults that a real one cannot be made to show.
 
 It counts as the `checker` model does, numbers, replays and fences as the protocol says, and keeps its sessions in
-a `Memory` that several replicas share.
+a `Memory` that several replicas share, and that can be made to fall back. In write-behind a replica holds up to
+`FLUSH` steps that the memory has not got.
 """
 
 import asyncio
 import hashlib
-import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -24,10 +24,14 @@ from tests.harness import number
 
 WINDOW = 4
 RING = 8
+FLUSH = 3
+REPLICAS = 1
 SPEC = {"x": TensorSpec("x", number(0).dtype, (1,))}
 
 
-def status(code: int, reason: str, *, delay: float | None = None, at: "Kept | None" = None) -> status_pb2.Status:
+def status(
+    code: int, reason: str, *, delay: float | None = None, at: resume_pb2.Position | None = None
+) -> status_pb2.Status:
     """As the service makes them."""
     made = status_pb2.Status(code=code, message=f"made for a test: {reason}")
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=reason, domain="cellwire")]
@@ -36,9 +40,7 @@ def status(code: int, reason: str, *, delay: float | None = None, at: "Kept | No
         wait.retry_delay.FromNanoseconds(int(delay * 1e9))
         details.append(wait)
     if at is not None:
-        details.append(
-            resume_pb2.Position(step=at.step, h=at.h, epoch=at.epoch, incarnation=at.incarnation, store_id=b"store")
-        )
+        details.append(at)
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
@@ -46,20 +48,117 @@ def status(code: int, reason: str, *, delay: float | None = None, at: "Kept | No
     return made
 
 
+class Step(NamedTuple):
+    """One message that was executed."""
+
+    first: int
+    inputs: list[int]
+    state: int
+    reply: pb.Reply
+
+    @property
+    def last(self) -> int:
+        return self.reply.step
+
+
 @dataclass
 class Kept:
-    """A session in the memory."""
+    """A session in the memory: every message that was committed, oldest first."""
 
     incarnation: bytes
     epoch: int = 0
     owner: object = None
-    step: int = 0
-    h: bytes = bytes(16)
-    state: int = 0
     closed: bool = False
-    ring: dict[int, tuple[bytes, pb.Reply]] = field(default_factory=dict)
+    history: list[Step] = field(default_factory=list)
     executed: Counter[int] = field(default_factory=Counter)
-    inputs: list[int] = field(default_factory=list)
+    """How often each step was committed onto this history."""
+    forgotten: Counter[int] = field(default_factory=Counter)
+    """How often each step was lost."""
+
+    @property
+    def step(self) -> int:
+        return self.history[-1].last if self.history else 0
+
+    @property
+    def h(self) -> bytes:
+        return self.history[-1].reply.h if self.history else bytes(16)
+
+    @property
+    def state(self) -> int:
+        return self.history[-1].state if self.history else 0
+
+    @property
+    def place(self) -> resume_pb2.Position:
+        return resume_pb2.Position(
+            step=self.step, h=self.h, epoch=self.epoch, incarnation=self.incarnation, store_id=b"store"
+        )
+
+    @property
+    def inputs(self) -> list[int]:
+        return [x for step in self.history for x in step.inputs]
+
+    def commit(self, steps: Sequence[Step]) -> None:
+        self.history += steps
+        for step in steps:
+            self.executed.update(range(step.first, step.last + 1))
+
+    def stored(self, last: int) -> pb.Reply | None:
+        """The reply to the message that ends with this step, if the ring still has it."""
+        return next((step.reply for step in self.history[-RING:] if step.last == last), None)
+
+    def known_h(self, step: int) -> bytes | None:
+        """The digest of a step that the ring still tells."""
+        known = {0: bytes(16)} if len(self.history) <= RING else {}
+        known.update((step.last, step.reply.h) for step in self.history[-RING - 1 :])
+        return known.get(step)
+
+    def fall_back(self, messages: int) -> None:
+        """The last so many messages are lost."""
+        left = max(len(self.history) - messages, 0)
+        for lost in self.history[left:]:
+            self.forgotten.update(range(lost.first, lost.last + 1))
+            self.executed.subtract(range(lost.first, lost.last + 1))
+        del self.history[left:]
+
+
+@dataclass
+class Live:
+    """A session as a stream holds it: ahead of the memory by what is pending."""
+
+    kept: Kept
+    write_behind: bool
+    replicas: int = 0
+    pending: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.owner = self.kept.owner = object()
+        self.committed = (self.kept.step, self.kept.h)
+
+    @property
+    def step(self) -> int:
+        return self.pending[-1].last if self.pending else self.committed[0]
+
+    @property
+    def h(self) -> bytes:
+        return self.pending[-1].reply.h if self.pending else self.committed[1]
+
+    @property
+    def state(self) -> int:
+        return self.pending[-1].state if self.pending else self.kept.state
+
+    def fault(self) -> status_pb2.Status | None:
+        """Why it cannot commit any more."""
+        if self.kept.owner is not self.owner:
+            return status(code_pb2.ABORTED, "SUPERSEDED")
+        if self.committed != (self.kept.step, self.kept.h):
+            return status(code_pb2.DATA_LOSS, "STATE_REGRESSED", at=resume_pb2.Position(step=self.kept.step))
+        return None
+
+    def flush(self) -> None:
+        """Only where there is no fault."""
+        self.kept.commit(self.pending)
+        self.pending.clear()
+        self.committed = (self.kept.step, self.kept.h)
 
 
 @dataclass
@@ -68,8 +167,9 @@ class Memory:
 
     sessions: dict[str, Kept] = field(default_factory=dict)
     faults: dict[tuple[str, int], int] = field(default_factory=dict)
-    """(kind, step) -> how many times."""
+    """(kind, step) -> how many times; of "fall_back" and "regress": how many messages are lost."""
     opens: list[pb.Open] = field(default_factory=list)
+    timesteps: list[pb.Timestep] = field(default_factory=list)
     on_step: Callable[[int], None] = lambda step: None
 
     def strikes(self, kind: str, step: int) -> bool:
@@ -105,18 +205,26 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
             messages = aiter(request_iterator)
             opening = (await anext(messages)).open
             kept = await self._claim(opening, context)
-            owner = kept.owner = object()
-            yield self._opened(opening, kept)
+            live = Live(kept, opening.write_mode == pb.WRITE_MODE_WRITE_BEHIND, opening.replicas)
+            yield self._opened(opening, live)
+            if opening.HasField("replies_after"):
+                for step in kept.history:
+                    if step.last > opening.replies_after:
+                        if self.memory.strikes("lose_fetched", step.last):
+                            await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+                        yield _replayed(step.reply)
             async for message in messages:
-                if kept.owner is not owner:
-                    await self._end(context, status(code_pb2.ABORTED, "SUPERSEDED"))
+                if (fault := live.fault()) is not None:
+                    yield pb.StreamResponse(notice=pb.Notice(status=fault))
+                    await self._end(context, fault)
                 if message.HasField("close"):
+                    live.flush()
                     kept.closed = kept.closed or not message.close.keep
                     if self.memory.strikes("lose_closed", 0):
                         await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
                     yield pb.StreamResponse(closed=pb.Closed(step=kept.step))
                     return
-                async for response in self._step(message.timestep, kept, context):
+                async for response in self._step(message.timestep, live, context):
                     yield response
         finally:
             self.streams -= 1
@@ -137,21 +245,38 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
                 await self._end(context, status(code_pb2.NOT_FOUND, "SESSION_EXPIRED_OR_LOST"))
             kept = self.memory.sessions[opening.session_id] = Kept(incarnation)
         elif kept.closed:
-            await self._end(context, status(code_pb2.FAILED_PRECONDITION, "SESSION_CLOSED", at=kept))
+            await self._end(context, status(code_pb2.FAILED_PRECONDITION, "SESSION_CLOSED", at=kept.place))
         elif opening.found_epoch != kept.epoch:
-            await self._end(context, status(code_pb2.ABORTED, "STALE_OPEN", at=kept))
+            await self._end(context, status(code_pb2.ABORTED, "STALE_OPEN", at=kept.place))
         elif opening.mode == pb.OPEN_MODE_CREATE and incarnation != kept.incarnation:
             await self._end(context, status(code_pb2.ALREADY_EXISTS, "SESSION_EXISTS"))
         if strikes("regress", position):
-            kept.step -= 2
-        if kept.step < opening.resume_point.durable_step:
-            await self._end(context, status(code_pb2.DATA_LOSS, "STATE_REGRESSED", at=kept))
+            kept.fall_back(2)
+        if (fault := self._lineage(opening, kept)) is not None:
+            await self._end(context, fault)
         kept.epoch += 1
         if strikes("lose_opened", position):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
         return kept
 
-    def _opened(self, opening: pb.Open, kept: Kept) -> pb.StreamResponse:
+    def _lineage(self, opening: pb.Open, kept: Kept) -> status_pb2.Status | None:
+        """As the script of a claim compares a resume point."""
+        point, accepted = opening.resume_point, opening.accept_regression
+        if not opening.HasField("resume_point"):
+            return None
+        known = kept.known_h(point.received.step)
+        if known is not None and known != point.received.h and point.received.step:
+            return status(code_pb2.FAILED_PRECONDITION, "LINEAGE_MISMATCH", at=kept.place)
+        if known is None and point.received.step < kept.step and not opening.skip_lost_replies:
+            return status(code_pb2.OUT_OF_RANGE, "STEP_TOO_OLD", at=kept.place)
+        if kept.step < point.durable_step and (accepted.step, accepted.h) != (kept.step, kept.h):
+            return status(code_pb2.DATA_LOSS, "STATE_REGRESSED", at=kept.place)
+        if any(pair.step == kept.step and pair.h != kept.h for pair in point.undurable):
+            return status(code_pb2.FAILED_PRECONDITION, "LINEAGE_MISMATCH", at=kept.place)
+        return None
+
+    def _opened(self, opening: pb.Open, live: Live) -> pb.StreamResponse:
+        kept = live.kept
         h = b"another lineage!" if self.memory.strikes("other_h", len(self.memory.opens)) else kept.h
         spec = tensor_pb2.TensorSpec(name="x", dtype=tensor_pb2.DATA_TYPE_INT64, shape=[1])
         opened = pb.Opened(
@@ -164,6 +289,9 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
             window=WINDOW,
             ring=RING,
             max_timesteps=8,
+            write_mode=pb.WRITE_MODE_WRITE_BEHIND if live.write_behind else pb.WRITE_MODE_WRITE_THROUGH,
+            max_undurable=FLUSH if live.write_behind else 0,
+            replicas=opening.replicas,
             model=opening.model or "checker",
             version="1",
             inputs=["x"],
@@ -172,27 +300,36 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
         )
         return pb.StreamResponse(opened=opened)
 
-    async def _step(self, timestep: pb.Timestep, kept: Kept, context: Any) -> AsyncIterator[pb.StreamResponse]:
+    async def _step(self, timestep: pb.Timestep, live: Live, context: Any) -> AsyncIterator[pb.StreamResponse]:
         strikes = self.memory.strikes
+        self.memory.timesteps.append(timestep)
         first, values = timestep.step, [int(x) for x in decode(timestep.inputs[0]).reshape(-1)]
         last = first + max(timestep.timesteps, 1) - 1
+        if self.memory.faults.get(("fall_back", last), 0):
+            live.kept.fall_back(self.memory.faults.pop(("fall_back", last)))
+            if (fault := live.fault()) is not None:
+                yield pb.StreamResponse(notice=pb.Notice(status=fault))
+                await self._end(context, fault)
         if strikes("lose_request", last):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
         if strikes("overloaded", last):
             yield self._refused(first, status(code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", delay=0.01))
             return
-        h = hashlib.sha256(kept.h + timestep.inputs[0].data).digest()[:16]
-        if last in kept.ring:
-            yield pb.StreamResponse(reply=kept.ring[last][1])
+        stored = live.kept.stored(last)
+        if stored is not None:
+            yield _replayed(stored)
             return
-        if first != kept.step + 1:
-            reason = "STEP_GAP" if first > kept.step else "STEP_TOO_OLD"
-            yield self._refused(first, status(code_pb2.FAILED_PRECONDITION, reason, at=kept))
+        if first != live.step + 1:
+            reason = "STEP_GAP" if first > live.step else "STEP_TOO_OLD"
+            yield self._refused(first, status(code_pb2.FAILED_PRECONDITION, reason, at=live.kept.place))
+            return
+        if live.kept.forgotten[last] and strikes("refused_again", last):
+            yield self._refused(first, status(code_pb2.INTERNAL, "NON_FINITE"))
             return
         if min(values) < 0:
             yield self._refused(first, status(code_pb2.INVALID_ARGUMENT, "INVALID_INPUT"))
             return
-        reply = self._execute(kept, first, last, timestep.timesteps, values, h)
+        reply = self._execute(live, timestep, values)
         self.memory.on_step(last)
         if strikes("lose_reply", last):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
@@ -213,21 +350,19 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
         if strikes("twice", last):
             yield pb.StreamResponse(reply=reply)
 
-    def _execute(self, kept: Kept, first: int, last: int, timesteps: int, values: list[int], h: bytes) -> pb.Reply:
-        outputs = checked(values, kept.state)
-        kept.state, kept.step, kept.h = outputs[-1], last, h
-        kept.executed.update(range(first, last + 1))
-        kept.inputs += values
-        shape = (timesteps, 1) if timesteps else (1,)
+    def _execute(self, live: Live, timestep: pb.Timestep, values: list[int]) -> pb.Reply:
+        first, timesteps = timestep.step, timestep.timesteps
+        last = first + max(timesteps, 1) - 1
+        outputs = checked(values, live.state)
+        h = hashlib.sha256(live.h + timestep.inputs[0].data).digest()[:16]
         array = number(0).repeat(len(outputs))
         array[:] = outputs
-        tensors = tensor_pb2.Outputs(tensors=[encode(array.reshape(shape), "y")])
-        reply = pb.Reply(step=last, h=h, epoch=kept.epoch, durable_step=last, timesteps=timesteps, outputs=tensors)
-        stored = pb.Reply()
-        stored.CopyFrom(reply)
-        stored.replayed = True
-        kept.ring[last] = (h, stored)
-        kept.ring.pop(last - RING * max(timesteps, 1), None)
+        tensors = tensor_pb2.Outputs(tensors=[encode(array.reshape((timesteps, 1) if timesteps else (1,)), "y")])
+        reply = pb.Reply(step=last, h=h, epoch=live.kept.epoch, timesteps=timesteps, outputs=tensors)
+        live.pending.append(Step(first, values, outputs[-1], reply))
+        if not live.write_behind or len(live.pending) >= FLUSH:
+            live.flush()
+        reply.durable_step, reply.degraded = live.committed[0], live.replicas > REPLICAS
         return reply
 
     def _refused(self, step: int, why: status_pb2.Status) -> pb.StreamResponse:
@@ -244,16 +379,18 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
         if kept is None:
             incarnation = hashlib.sha256(request.open.create_token).digest()[:16]
             kept = self.memory.sessions[request.open.session_id] = Kept(incarnation)
-        async for response in self._step(request.timestep, kept, context):
+        live = Live(kept, write_behind=False)
+        async for response in self._step(request.timestep, live, context):
             if response.HasField("refused"):
                 await self._end(context, response.refused.status)
-            return pb.StepResponse(opened=self._opened(request.open, kept).opened, reply=response.reply)
+            return pb.StepResponse(opened=self._opened(request.open, live).opened, reply=response.reply)
         raise AssertionError("a step is answered")
 
     async def StreamMany(self, request_iterator: Any, context: Any) -> Any:  # type: ignore[override]  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not here")
 
 
-def token() -> bytes:
-    """As a client draws one."""
-    return os.urandom(16)
+def _replayed(reply: pb.Reply) -> pb.StreamResponse:
+    answer = pb.StreamResponse(reply=reply)
+    answer.reply.replayed = True
+    return answer

@@ -6,8 +6,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from cellwire import errors
+from cellwire.v1 import resume_pb2
 from service import errors as service_errors
-from tests.cellwire.fake import Kept, status
+from tests.cellwire.fake import status
 
 LIST = [
     kind
@@ -24,7 +25,8 @@ def test_every_reason_of_the_service_has_a_class_of_the_same_name(kind: type[ser
 
 
 def test_details_are_read() -> None:
-    told = status(code_pb2.ABORTED, "STALE_OPEN", delay=1.5, at=Kept(b"i" * 16, epoch=9, step=4, h=b"h" * 16))
+    place = resume_pb2.Position(step=4, h=b"h" * 16, epoch=9, incarnation=b"i" * 16, store_id=b"store")
+    told = status(code_pb2.ABORTED, "STALE_OPEN", delay=1.5, at=place)
     bad = error_details_pb2.BadRequest()
     bad.field_violations.add(field="inputs[0]", description="float32[512]")
     packed = AnyMessage()

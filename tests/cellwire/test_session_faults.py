@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from cellwire import errors
-from cellwire.client import Client
+from cellwire.client import Client, Writes
 from cellwire.resume import ResumePoint
 from cellwire.session import Session
 from cellwire.tensors import Frame
@@ -18,6 +18,7 @@ from tests.harness import number
 
 Fakes = tuple[FakeReplica, FakeReplica]
 INPUTS = [(7 * n) % 1009 for n in range(1, 21)]
+KINDS = ["lose_request", "lose_reply", "end_without_a_word", "drain", "overloaded", "twice", "fall_back"]
 FRAMES: list[Frame] = [number(x) for x in INPUTS]
 
 
@@ -37,13 +38,14 @@ def right() -> list[tuple[int, int]]:
     return list(enumerate(checked(INPUTS), 1))
 
 
-@pytest.mark.parametrize("kind", ["lose_request", "lose_reply", "end_without_a_word", "drain", "overloaded", "twice"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", range(1, len(INPUTS) + 1))
+@pytest.mark.parametrize("mode", ["write_through", "write_behind"])
 async def test_a_fault_at_any_step_changes_no_reply_and_executes_nothing_twice(
-    client: Client, memory: Memory, kind: str, step: int
+    client: Client, memory: Memory, kind: str, step: int, mode: Writes
 ) -> None:
     memory.faults[kind, step] = 1
-    async with client.session("s", model="checker") as session:
+    async with client.session("s", model="checker", write_mode=mode) as session:
         assert await streamed(session) == right()
     kept = memory.sessions["s"]
     assert kept.inputs == INPUTS
@@ -56,15 +58,15 @@ async def test_any_mix_of_faults_changes_no_reply_and_executes_nothing_twice(
     client: Client, memory: Memory, seed: int
 ) -> None:
     chance = random.Random(seed)
-    kinds = ["lose_request", "lose_reply", "end_without_a_word", "drain", "overloaded", "twice"]
     for _ in range(chance.randrange(1, 25)):
-        memory.faults[chance.choice(kinds), chance.randrange(1, len(INPUTS) + 1)] = chance.randrange(1, 3)
+        memory.faults[chance.choice(KINDS), chance.randrange(1, len(INPUTS) + 1)] = chance.randrange(1, 3)
     for opening in range(1, 12):
         if chance.random() < 0.3:
-            memory.faults[chance.choice(["refuse_open", "lose_opened", "overloaded_open"]), opening] = 1
+            memory.faults[chance.choice(["refuse_open", "lose_opened", "overloaded_open", "regress"]), opening] = 1
     timesteps = chance.choice([0, 0, 1, 3])
     wanted = [right()[min(place + max(timesteps, 1), len(INPUTS)) - 1] for place in range(0, 20, max(timesteps, 1))]
-    async with client.session("s", model="checker") as session:
+    mode: Writes = chance.choice(["write_through", "write_behind"])
+    async with client.session("s", model="checker", write_mode=mode) as session:
         assert await streamed(session, timesteps=timesteps) == wanted
     assert memory.sessions["s"].inputs == INPUTS
     assert set(memory.sessions["s"].executed.values()) == {1}
@@ -181,14 +183,6 @@ async def test_an_open_is_tried_again(fakes: Fakes, memory: Memory, kind: str) -
         session._line._patience = type(session._line._patience)(reply=0.2, open=0.2)
         async with session:
             assert await streamed(session) == right()
-
-
-async def test_a_regressed_state_is_surfaced_with_where_it_stands(client: Client, memory: Memory) -> None:
-    memory.faults.update({("lose_request", 6): 1, ("regress", 2): 1})
-    with pytest.raises(errors.StateRegressed) as regressed:
-        await streamed_whole(client)
-    assert regressed.value.position is not None
-    assert regressed.value.position.step == 3
 
 
 async def test_another_lineage_is_noticed_before_anything_is_sent(client: Client, memory: Memory) -> None:
