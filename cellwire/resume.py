@@ -11,6 +11,8 @@ from typing import Any, Self
 from cellwire.v1 import resume_pb2
 
 _VERSION = 1
+_TEXTS = ("session_id", "model", "version")
+_NUMBERS = ("step", "durable_step", "epoch")
 _BYTES = ("token", "h", "store_id", "incarnation")
 
 
@@ -52,8 +54,13 @@ class ResumePoint:
                 raise ValueError("made by another release")
             for name in _BYTES:
                 values[name] = bytes.fromhex(values[name])
-            return cls(**values)
-        except (KeyError, TypeError, AttributeError, ValueError):
+            point = cls(**values)
+            if not all(isinstance(getattr(point, name), str) for name in _TEXTS):
+                raise ValueError("a name that is no text")
+            if not all(type(getattr(point, name)) is int and 0 <= getattr(point, name) < 2**64 for name in _NUMBERS):
+                raise ValueError("a number that is none of the wire's")
+            return point
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
             raise ValueError("not a resume point of this release") from None  # the text is a secret: not told
 
     def message(self) -> resume_pb2.ResumePoint:
