@@ -41,6 +41,7 @@ from service.store.scripts import (
     Seen,
     claim_answer,
     peek_answer,
+    stored,
 )
 
 logger = structlog.get_logger(__name__)
@@ -171,11 +172,15 @@ class Store:
         (answer,) = await self._call(self._leases, KILL, [item])
         if answer == b"GONE":
             raise self._unknown(item.key)
-        word, step, _ = _words(answer)
-        if word not in (b"OK", b"CLOSED") or not step.isdigit():
+        word, first, _ = _words(answer)
+        if word not in (b"OK", b"CLOSED"):
             raise _store_error(answer)
-        logger.info("session.killed", session_id=session_id, step=int(step))
-        return int(step)
+        try:
+            step = stored(first)
+        except ValueError:
+            raise _unreadable() from None
+        logger.info("session.killed", session_id=session_id, step=step)
+        return step
 
     async def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
         """Ids of sessions of this tenant, with the cursor to go on from; 0: at the end."""
@@ -232,11 +237,9 @@ class Store:
             return _store_error(answer)
         try:
             claim = claim_answer(answer)
+            return claim if isinstance(claim, Granted) else self._denied(item, claim)
         except (ValueError, IndexError):
             return _unreadable()
-        if isinstance(claim, Granted):
-            return claim
-        return self._denied(item, claim)
 
     def _peeked(self, item: Peek, answer: Answer) -> Seen | CellwireError:
         if answer == b"GONE":
@@ -291,7 +294,7 @@ class Store:
                 return errors.SessionBusy(
                     "another replica holds the session",
                     position=position,
-                    retry_after=int(claim.detail) / 1000,
+                    retry_after=stored(claim.detail.encode()) / 1000,
                 )
         return _unexpected(claim.why)
 
@@ -305,20 +308,20 @@ class Store:
         word, first, second = _words(answer)
         match word:
             case b"OK" | b"DUPLICATE":
-                return int(first or 0)
+                return stored(first or b"0")
             case b"FENCED":
                 metrics.FENCED.inc()
                 # p, the epoch that the current claim displaced: below ours, ours was never seen by its claimer.
-                if int(second) >= owner.epoch:
+                if stored(second) >= owner.epoch:
                     return errors.Superseded("another client claimed the session")
                 return ClaimLost("the claim was lost in a failover; resume", retry_after=0.0)
             case b"MISMATCH" | b"GAP" | b"CONFLICT":  # the last two of a close, whose step was the Session's own
                 metrics.REGRESSIONS.inc()
                 return errors.StateRegressed(
-                    "the store holds another step than it told", position=Position(step=int(first))
+                    "the store holds another step than it told", position=Position(step=stored(first))
                 )
             case b"CLOSED":
-                return errors.SessionClosed("the session was closed", position=Position(step=int(first)))
+                return errors.SessionClosed("the session was closed", position=Position(step=stored(first)))
             case b"GONE":
                 return errors.StoreLost("the store no longer has the session")
         return _store_error(answer)
