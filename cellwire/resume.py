@@ -17,6 +17,8 @@ Checkpoint = tuple[int, bytes]
 _VERSION = 2
 _READABLE = (1, 2)
 """Version 1 had no `undurable`."""
+_TEXTS = ("session_id", "model", "version")
+_NUMBERS = ("step", "durable_step", "epoch")
 _BYTES = ("token", "h", "store_id", "incarnation")
 
 
@@ -62,8 +64,13 @@ class ResumePoint:
             for name in _BYTES:
                 values[name] = bytes.fromhex(values[name])
             undurable = tuple((int(step), bytes.fromhex(h)) for step, h in values.pop("undurable", ()))
-            return cls(**values, undurable=undurable)
-        except (KeyError, TypeError, AttributeError, ValueError):
+            point = cls(**values, undurable=undurable)
+            if not all(isinstance(getattr(point, name), str) for name in _TEXTS):
+                raise ValueError("a name that is no text")
+            if not all(type(getattr(point, name)) is int and 0 <= getattr(point, name) < 2**64 for name in _NUMBERS):
+                raise ValueError("a number that is none of the wire's")
+            return point
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
             raise ValueError("not a resume point of this release") from None  # the text is a secret: not told
 
     def back_to(self, place: Position) -> Self:

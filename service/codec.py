@@ -273,10 +273,13 @@ def reply_message(reply: Reply) -> cell_pb.Reply:
     return cell_pb.Reply.FromString(_reply_bytes(reply))
 
 
+_LONGEST_DURATION = 315_576_000_000.0
+
+
 def duration(seconds: float) -> Duration:
-    """Seconds as a protobuf Duration, to the millisecond."""
+    """Seconds as a protobuf Duration, to the millisecond; at most the longest that there is."""
     result = Duration()
-    result.FromMilliseconds(max(0, round(seconds * 1000)))
+    result.FromMilliseconds(round(min(max(0.0, seconds), _LONGEST_DURATION) * 1000))
     return result
 
 

@@ -193,7 +193,7 @@ class Sessions:
         try:
             return await self._cells.get(request.model, request.version)
         except ModelUnknown:
-            if request.mode is not Mode.RESUME or len(request.model) > MAX_NAME:
+            if request.mode is not Mode.RESUME or len(request.model.encode()) > MAX_NAME:
                 raise
             return None  # the claim answers MODEL_NOT_HERE or MODEL_CHANGED, and is not taken
 

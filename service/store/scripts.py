@@ -280,12 +280,11 @@ class Denied:
     detail: str
 
 
-def _stored(number: bytes) -> int:
-    """A step, epoch, count or time as it is stored."""
-    value = int(number)
-    if not 0 <= value <= MAX_STEP:
+def stored(number: bytes) -> int:
+    """A step, epoch, count or time as it is stored; ValueError for anything else."""
+    if not number.isdigit() or len(number) > 16 or int(number) > MAX_STEP:
         raise ValueError("a number of the store expected")
-    return value
+    return int(number)
 
 
 def claim_answer(answer: list[bytes]) -> Granted | Denied:
@@ -296,19 +295,19 @@ def claim_answer(answer: list[bytes]) -> Granted | Denied:
     """
     if answer[0] != b"OK":
         why, epoch, step, h, detail = answer
-        return Denied(why.decode(), _stored(epoch), _stored(step), h, detail.decode())
+        return Denied(why.decode(), stored(epoch), stored(step), h, detail.decode())
     _, how, epoch, displaced, incarnation, model, step, h, messages, flags, options, state, *ring = answer
     if (len(incarnation), len(h)) != (DIGEST_BYTES, DIGEST_BYTES):
         raise ValueError("digests expected")
     return Granted(
         how.decode(),
-        _stored(epoch),
-        _stored(displaced),
+        stored(epoch),
+        stored(displaced),
         incarnation,
         model.decode(),
-        _stored(step),
+        stored(step),
         h,
-        _stored(messages),
+        stored(messages),
         flags,
         options,
         state,
@@ -346,14 +345,14 @@ def peek_answer(answer: list[bytes]) -> Seen:
     _, incarnation, epoch, step, h, model, flags, lease, updated, ttl, state_bytes = answer
     return Seen(
         incarnation,
-        _stored(epoch),
-        _stored(step),
+        stored(epoch),
+        stored(step),
         h,
         model.decode(),
         b"c" in flags,
         b"u" in flags,
-        _stored(lease) / 1000,
-        min(_stored(updated), _LAST_TIME_MS) / 1000,
-        max(0, int(ttl)) / 1000,
-        int(state_bytes),
+        stored(lease) / 1000,
+        min(stored(updated), _LAST_TIME_MS) / 1000,
+        0.0 if ttl.startswith(b"-") else stored(ttl) / 1000,
+        stored(state_bytes),
     )

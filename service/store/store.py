@@ -41,6 +41,7 @@ from service.store.scripts import (
     Seen,
     claim_answer,
     peek_answer,
+    stored,
 )
 from service.store.topology import Topology
 from service.store.wire import FAULTS, Command, Send
@@ -207,11 +208,15 @@ class Store:
         answer = told.answer
         if answer == b"GONE":
             raise self._unknown(item.key)
-        word, step, _ = _words(answer)
-        if word not in (b"OK", b"CLOSED") or not step.isdigit():
+        word, first, _ = _words(answer)
+        if word not in (b"OK", b"CLOSED"):
             raise _store_error(answer)
-        logger.info("session.killed", session_id=session_id, step=int(step))
-        return int(step)
+        try:
+            step = stored(first)
+        except ValueError:
+            raise _unreadable() from None
+        logger.info("session.killed", session_id=session_id, step=step)
+        return step
 
     async def scan(self, cursor: int, count: int) -> tuple[int, list[str]]:
         """Ids of sessions of this tenant, with the cursor to go on from; 0: at the end."""
@@ -293,11 +298,9 @@ class Store:
             return _store_error(answer)
         try:
             claim = claim_answer(answer)
+            return claim if isinstance(claim, Granted) else self._denied(item, claim)
         except (ValueError, IndexError):
             return _unreadable()
-        if isinstance(claim, Granted):
-            return claim
-        return self._denied(item, claim)
 
     def _peeked(self, item: Peek, told: Told | Unanswered) -> Seen | CellwireError:
         if isinstance(told, Unanswered):
@@ -355,7 +358,7 @@ class Store:
                 return errors.SessionBusy(
                     "another replica holds the session",
                     position=position,
-                    retry_after=int(claim.detail) / 1000,
+                    retry_after=stored(claim.detail.encode()) / 1000,
                 )
         return _unexpected(claim.why)
 
@@ -371,20 +374,20 @@ class Store:
         word, first, second = _words(told.answer)
         match word:
             case b"OK" | b"DUPLICATE":
-                return Written(int(first or 0), told.degraded)
+                return Written(stored(first or b"0"), told.degraded)
             case b"FENCED":
                 metrics.FENCED.inc()
                 # p, the epoch that the current claim displaced: below ours, ours was never seen by its claimer.
-                if int(second) >= owner.epoch:
+                if stored(second) >= owner.epoch:
                     return errors.Superseded("another client claimed the session")
                 return ClaimLost("the claim was lost in a failover; resume", retry_after=0.0)
             case b"MISMATCH" | b"GAP" | b"CONFLICT":  # the last two of a close, whose step was the Session's own
                 metrics.REGRESSIONS.inc()
                 return errors.StateRegressed(
-                    "the store holds another step than it told", position=Position(step=int(first))
+                    "the store holds another step than it told", position=Position(step=stored(first))
                 )
             case b"CLOSED":
-                return errors.SessionClosed("the session was closed", position=Position(step=int(first)))
+                return errors.SessionClosed("the session was closed", position=Position(step=stored(first)))
             case b"GONE":
                 return errors.StoreLost("the store no longer has the session")
         return _store_error(told.answer)

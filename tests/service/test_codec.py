@@ -1,20 +1,20 @@
 """Between protobuf and values: spliced bytes are the very message, and no message gets by unchecked."""
 
-from typing import Any
-
 import numpy as np
 import pytest
-from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cellwire.v1 import cell_service_pb2 as pb
-from cellwire.v1 import tensor_pb2
+from cellwire.v1 import resume_pb2, tensor_pb2
 from service.codec import (
     UNREADABLE,
     OpenRequest,
     Reply,
+    Unreadable,
+    decode_constants,
     decode_open,
+    decode_outputs,
     decode_stream,
     decode_timestep,
     encode_reply,
@@ -26,8 +26,26 @@ from service.codec import (
 from service.errors import CellwireError, InvalidInput, OpenExpected, Unsupported
 from service.tensors import DTYPES, WIRE_TYPES, OutputsEncoder
 from service.values import MAX_STEP, InputSpec, ModelSpec, Row, TensorSpec, Timestep
+from tests.messages import fields_of, mutations
 from tests.specs import F32, I64, spec
 
+FULL_OPEN = pb.Open(
+    session_id="s",
+    create_token=bytes(16),
+    mode=pb.OPEN_MODE_CREATE_OR_RESUME,
+    model="m",
+    version="1",
+    found_epoch=7,
+    resume_point=resume_pb2.ResumePoint(
+        received=resume_pb2.Checkpoint(step=3, h=bytes(16)),
+        durable_step=2,
+        store_id=b"store",
+        incarnation=bytes(16),
+        undurable=[resume_pb2.Checkpoint(step=3, h=bytes(16))],
+    ),
+    accept_regression=resume_pb2.Checkpoint(step=1, h=bytes(16)),
+    outputs=["y"],
+)
 SPEC = spec(inputs=(InputSpec("x", F32, (3,)), InputSpec("index", I64, (), low=0, high=9)))
 
 
@@ -110,16 +128,7 @@ def test_a_good_timestep_comes_through_row_by_row(timesteps: int) -> None:
     assert decoded == Timestep(7, timesteps, (row,) * max(1, timesteps))
 
 
-def mutated(message: pb.Timestep, at: int, data: bytes) -> bytes:
-    raw = message.SerializeToString()
-    at %= len(raw)
-    return raw[:at] + data + raw[at + len(data) :]
-
-
-@given(
-    st.binary(max_size=200)
-    | st.builds(mutated, st.builds(good, timesteps=st.integers(0, 2)), st.integers(0), st.binary(max_size=8))
-)
+@given(st.binary(max_size=200) | mutations(good(1).SerializeToString()) | mutations(good(2, 2).SerializeToString()))
 def test_any_bytes_as_a_timestep_are_one_or_invalid_input(raw: bytes) -> None:
     message = reader(pb.Timestep.FromString)(raw)
     if message is UNREADABLE:
@@ -128,7 +137,7 @@ def test_any_bytes_as_a_timestep_are_one_or_invalid_input(raw: bytes) -> None:
     try:
         timestep = decode_timestep(message, SPEC, False, 64, 0.0)
     except InvalidInput as error:
-        encode_status(error)
+        told(error)
         return
     assert 1 <= timestep.step <= MAX_STEP
     assert len(timestep.rows) == max(1, timestep.timesteps) <= 64
@@ -138,35 +147,20 @@ def test_any_bytes_as_a_timestep_are_one_or_invalid_input(raw: bytes) -> None:
         assert 0 <= int(np.frombuffer(index, I64)[0]) <= 9
 
 
-def fields_of(kind: type[Message]) -> st.SearchStrategy[Any]:
-    """Messages of a type with any values in any fields."""
-    values: dict[str, st.SearchStrategy[Any]] = {}
-    for field in kind.DESCRIPTOR.fields:
-        one: st.SearchStrategy[Any] | None = {
-            field.TYPE_UINT64: st.integers(0, 2**64 - 1) | st.integers(0, 5),
-            field.TYPE_UINT32: st.integers(0, 2**32 - 1) | st.just(0),
-            field.TYPE_INT64: st.integers(-(2**63), 2**63 - 1),
-            field.TYPE_INT32: st.integers(-(2**31), 2**31 - 1),
-            field.TYPE_ENUM: st.integers(0, 4) | st.integers(-(2**31), 2**31 - 1),
-            field.TYPE_BYTES: st.binary(max_size=20) | st.binary(min_size=16, max_size=16),
-            field.TYPE_STRING: st.text(max_size=5) | st.just("x") | st.just("s-1"),
-            field.TYPE_BOOL: st.booleans(),
-        }.get(field.type)
-        if one is None:
-            inner: Any = field.message_type
-            if inner.full_name.startswith("google."):
-                continue
-            one = fields_of(inner._concrete_class)
-        values[field.name] = st.lists(one, max_size=2) if field.is_repeated else one
-    return st.fixed_dictionaries({}, optional=values).map(lambda chosen: kind(**chosen))
+def told(error: CellwireError) -> None:
+    """It can be sent, and an InvalidInput names its field."""
+    assert encode_status(error).message == error.message
+    assert bool(error.fields) == isinstance(error, InvalidInput)
 
 
-@given(fields_of(pb.Open))
-def test_any_open_is_checked_or_refused(message: pb.Open) -> None:
+@given(fields_of(pb.Open) | mutations(FULL_OPEN.SerializeToString()).map(reader(pb.Open.FromString)))
+def test_any_open_is_checked_or_refused(message: pb.Open | Unreadable) -> None:
+    if isinstance(message, Unreadable):
+        return
     try:
         request = decode_open(message)
     except (InvalidInput, Unsupported) as error:
-        encode_status(error)
+        told(error)
         return
     assert isinstance(request, OpenRequest)
     assert len(request.create_token) in (0, 16)
@@ -184,17 +178,38 @@ def test_any_timestep_message_is_checked_or_refused(message: pb.Timestep) -> Non
         try:
             decode_timestep(message, SPEC, unnumbered, 64, 0.0)
         except InvalidInput as error:
-            encode_status(error)
+            told(error)
 
 
-@given(st.binary(max_size=100))
+tensors = st.lists(fields_of(tensor_pb2.Tensor), max_size=3)
+
+
+@given(tensors, st.lists(st.text(max_size=5) | st.sampled_from(["y", "gate"]), max_size=4), st.booleans())
+def test_any_constants_and_outputs_are_checked_or_refused(
+    constants: list[tensor_pb2.Tensor], outputs: list[str], gates: bool
+) -> None:
+    model = spec(constants=SPEC.inputs, gates=(TensorSpec("gate", F32, (2,)),))
+    try:
+        assert [len(data) for data in decode_constants(model, constants)] == [12, 8]
+    except InvalidInput as error:
+        told(error)
+    try:
+        chosen = decode_outputs(model, outputs, gates)
+    except InvalidInput as error:
+        told(error)
+        return
+    assert chosen in {("y",), ("gate",), ("y", "gate")}
+    assert set(outputs) <= set(chosen)
+
+
+@given(st.binary(max_size=100) | mutations(pb.StreamRequest(timestep=good()).SerializeToString()))
 def test_any_bytes_as_a_stream_message_are_one_or_refused(raw: bytes) -> None:
     message = reader(pb.StreamRequest.FromString)(raw)
     try:
         assert decode_stream(message).WhichOneof("kind")
         first_message(message)
     except (InvalidInput, OpenExpected) as error:
-        encode_status(error)
+        told(error)
 
 
 @pytest.mark.parametrize("error", CellwireError.__subclasses__(), ids=lambda kind: kind.__name__)

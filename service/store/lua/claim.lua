@@ -13,15 +13,6 @@ local function ring_of(key, ring)
   return redis.call('HMGET', key, unpack(names))
 end
 
--- A hash that this protocol did not write is refused before it is written to.
-local function check(k)
-  local e = tonumber(k.e)
-  if #k.i ~= 16 or #k.h ~= 16 or not e or e >= 2 ^ 53 - 1 or not (tonumber(k.n) and tonumber(k.c) and tonumber(k.p)
-    and tonumber(k.l)) then
-    error({ err = 'CORRUPT' })
-  end
-end
-
 -- h of a step, from the checkpoint or the ring; nil when the ring no longer has it.
 local function known(k, records, step)
   if step == tonumber(k.n) then
@@ -69,10 +60,6 @@ return each(function(key, item)
     struct.unpack('<BBc0c16Bc0Bc0Bc0Bc0I4c0I4c0c16I4c0Bc0I4I4I4I2Bc0BBc0Bc0Bc0Bc0Bc0Bc0BI4c0', item)
   step, durable = tonumber(step), tonumber(durable)
   local k = read(key, 'i', 'e', 'o', 'p', 'n', 'h', 'c', 'f', 'm', 'l', 'x', 's')
-
-  if k then
-    check(k)
-  end
 
   local function refuse(why, detail)
     return { why, k and k.e or '0', k and k.n or '0', k and k.h or '', detail or '' }
@@ -136,7 +123,10 @@ return each(function(key, item)
     return refuse('INCARNATION')
   end
 
-  local its_name, its_version = string.match(k.m, '^([^/]*)/([^/]*)/')
+  local its_name, its_version = string.match(k.m, '^([^/%c]+)/([^/%c]+)/[^/%c]+$')
+  if not its_name then
+    error({ err = 'CORRUPT' })
+  end
   if name ~= '' and name ~= its_name or asked_version ~= '' and asked_version ~= its_version then
     return refuse('MODEL_CHANGED', k.m)
   end
@@ -168,7 +158,8 @@ return each(function(key, item)
   if found ~= k.e then
     return refuse('STALE_OPEN')
   end
+  local e = new_epoch(k.e)
   keep(key, ttl)
-  redis.call('HSET', key, 'e', new_epoch(k.e), 'o', o, 'p', k.e, 'l', decimal(now + lease), 'u', decimal(now))
+  redis.call('HSET', key, 'e', e, 'o', o, 'p', k.e, 'l', decimal(now + lease), 'u', decimal(now))
   return granted(leased and 'displaced' or 'resumed')
 end)

@@ -10,8 +10,9 @@ return each(function(key, item)
   elseif is_closed(k.f) then
     return 'CLOSED ' .. k.n
   end
+  local e = new_epoch(k.e)
   drop_payload(key)
-  redis.call('HSET', key, 'e', new_epoch(k.e), 'o', '', 'p', k.e, 'f', k.f .. 'c', 'l', '0', 'u', decimal(now))
+  redis.call('HSET', key, 'e', e, 'o', '', 'p', k.e, 'f', k.f .. 'c', 'l', '0', 'u', decimal(now))
   redis.call('PEXPIRE', key, tombstone)
   return 'OK ' .. k.n
 end)

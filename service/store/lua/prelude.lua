@@ -22,9 +22,16 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- Steps, epochs and counts are below: beyond it a double counts no more.
+local LIMIT = 2 ^ 53
+
 -- Never used twice, whatever the store forgot: above the last one and above every epoch granted before now.
 local function new_epoch(e)
-  return decimal(math.max((tonumber(e) or 0) + 1, time[1] * 1000000 + time[2]))
+  local epoch = math.max((tonumber(e) or 0) + 1, time[1] * 1000000 + time[2])
+  if epoch >= LIMIT then
+    error({ err = 'CORRUPT' })
+  end
+  return decimal(epoch)
 end
 
 local function is_closed(f)
@@ -43,15 +50,29 @@ local function keep(key, ttl)
   redis.call('PEXPIRE', key, ttl > 0 and ttl or redis.call('PTTL', key))
 end
 
--- The fields of a session by name, or nil.
+-- True for a value that this protocol may have written: 16 bytes, a number as `decimal` writes it, or, of other fields,
+-- anything.
+local function sound(name, value)
+  if name == 'i' or name == 'h' then
+    return #value == 16
+  elseif string.find('encplu', name, 1, true) then
+    return string.find(value, '^%d+$') and value == decimal(value) and tonumber(value) < LIMIT
+  end
+  return true
+end
+
+-- The fields of a session by name, or nil. A hash that this protocol did not write is refused before it is written to.
 local function read(key, ...)
   local values = redis.call('HMGET', key, ...)
-  if not values[1] then
+  if not values[1] and redis.call('EXISTS', key) == 0 then
     return nil
   end
   local k = {}
   for index, name in ipairs({ ... }) do
     k[name] = values[index] or ''
+    if not sound(name, k[name]) then
+      error({ err = 'CORRUPT' })
+    end
   end
   return k
 end
