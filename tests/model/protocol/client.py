@@ -50,10 +50,10 @@ class Client:
         self.attempts = 0
         self.begin()
 
-    def begin(self, token: str = "") -> None:
+    def begin(self) -> None:
         """A new session: another token, nothing known."""
         self.lives += 1
-        self.token = token or (f"{self.name}{'+' * (self.lives - 1)}" if self.with_token else "")
+        self.token = f"{self.name}{'+' * (self.lives - 1)}" if self.with_token else ""
         self.log: list[Sent] = []
         self.received = 0
         self.told: dict[int, Chain] = {}
@@ -176,8 +176,8 @@ class Client:
         self.received = self.durable = step
         self.told = {at: chain for at, chain in self.told.items() if at <= step}
         self.delivered = {chain: output for chain, output in self.delivered.items() if len(chain) <= step + 1}
-        for sent in self.log:
-            sent.in_doubt = False
+        for sent in self.unanswered:
+            sent.in_doubt = self.rules.replayed_in_doubt
 
     def _may_have_reached(self, step: int) -> bool:
         if self.skip_lost:
@@ -230,11 +230,18 @@ class Client:
             self.closed = True
         elif failed.reason == "STALE_OPEN":
             self.found = failed.epoch
+        elif failed.reason in ("STATE_REGRESSED", "STORE_LOST") and not at_open and self.rules.losses_asked_again:
+            return
         elif failed.reason == "STATE_REGRESSED":
-            if at_open and self.told.get(failed.step) == failed.h:
-                self.accept = (failed.step, failed.h)
-            elif at_open or not self.rules.regressed_reopens:
+            held = self.told.get(failed.step)
+            if not at_open or held is None:
                 self.failure = "STATE_REGRESSED"
+            elif held != failed.h:
+                self.failure = "LINEAGE_MISMATCH"
+            elif self.kind is Kind.STREAM:
+                self.accept = (failed.step, failed.h)
+            else:
+                self._go_back_to(failed.step)
         elif failed.reason in ENDS:
             self.failure = failed.reason
 

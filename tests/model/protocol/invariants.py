@@ -1,6 +1,6 @@
 """What must never happen, whoever fails: the observer of a world, who sees everything and raises Violation."""
 
-from tests.model.protocol.client import Client
+from tests.model.protocol.client import Client, Kind
 from tests.model.protocol.items import Answer, Chain, Claim, Commit, Item, Key, Kill, Lease, Release
 from tests.model.protocol.replica import Call, Opened, Reply, Response, Session
 from tests.model.protocol.store import Shard, Store, Version
@@ -25,13 +25,18 @@ class Observer:
         self._store = store
         self.rival = False
         """Somebody else than the lone client was there."""
+        self.misled = False
+        """A primary that was deposed, which knows less, answered somebody."""
         self.expired: dict[str, int] = {}
         """Lives by incarnation, and when they expired."""
         self.released: set[tuple[str, int]] = set()
         """Claims that gave up their lease."""
         self.acknowledged: dict[tuple[str, int], tuple[int, Session]] = {}
-        """Claims whose grant reached their Session, and when."""
+        """Claims whose grant reached their Session, and when they were granted."""
+        self.granted: dict[tuple[str, int], int] = {}
+        """When each claim was granted."""
         self.answered_well = 0
+        self.released.clear()
         """The store's time of the last write that was answered well."""
 
     # at the store
@@ -40,11 +45,11 @@ class Observer:
         """A call was executed in the history that counts."""
         item, key = call.item, before.key
         if isinstance(item, Kill):
-            if answer.word == "OK" and key and key.life != item.life:
+            if answer.word == "OK" and key and key.incarnation != item.incarnation:
                 raise Violation("KILL a kill ended another life than the one it was asked for")
             return
         if isinstance(item, Claim) and answer.word == "OK":
-            self._granted(call, item, before, after)
+            self._granted(call, item, before, after, now)
         elif isinstance(item, Commit) and answer.word == "OK":
             self._committed(call, item, before)
         elif isinstance(item, Release) and answer.word == "OK" and key:
@@ -63,7 +68,7 @@ class Observer:
         if now.lease is Lease.HELD and claim in self.released and key and key.lease is not Lease.HELD:
             raise Violation("LEASE a lease that was given up is held again, for nobody")
 
-    def _granted(self, call: Call, item: Claim, before: Version, after: Version) -> None:
+    def _granted(self, call: Call, item: Claim, before: Version, after: Version, now: int) -> None:
         key, new = before.key, after.key
         assert new is not None
         assert call.session is not None
@@ -74,12 +79,17 @@ class Observer:
             raise Violation("I10 a closed session lives again")
         nobody = call.session.call is not call or call.session.abandoned or call.grants > 0
         call.grants += 1
+        self.granted[item.nonce, new.epoch] = now
         if nobody and key is None and call.made < self.expired.get(new.incarnation, 0):
             raise Violation("I10 a late claim created an expired session again")
         if nobody and key is not None and not key.closed:
             known = self.acknowledged.get((key.owner, key.epoch))
-            if known and known[1].state == "live" and known[1].told and not known[1].abandoned and call.made < known[0]:
-                raise Violation("GHOST a late claim, for nobody, took a session from its acknowledged owner")
+            if known and self._is_served(known[1]):
+                if call.session.client == known[1].client or call.made < known[0]:
+                    raise Violation("GHOST a late claim, for nobody, took a session from its acknowledged owner")
+
+    def _is_served(self, session: Session) -> bool:
+        return session.state == "live" and session.told and not session.abandoned
 
     def _committed(self, call: Call, item: Commit, before: Version) -> None:
         key, records = before.key, item.records
@@ -107,14 +117,16 @@ class Observer:
     def fails_over(self, shard: Shard, last: int, covered: bool) -> None:
         """What is behind `last` is lost; `covered`: answered writes may not be."""
         self.answered_well = 0
+        self.released.clear()
         if covered and last < shard.told:
             raise Violation("WAIT an answered write is lost, though the replica that is promoted was to hold it")
 
     # at a replica
 
-    def acknowledged_claim(self, session: Session, now: int) -> None:
+    def acknowledged_claim(self, session: Session) -> None:
         """The grant reached its Session."""
-        self.acknowledged[session.owner.nonce, session.owner.epoch] = (now, session)
+        claim = (session.owner.nonce, session.owner.epoch)
+        self.acknowledged[claim] = (self.granted.get(claim, 0), session)
 
     def leaves(self, session: Session, reply: Reply) -> None:
         """A reply is on its way to the client: what it says is durable must be in the store."""
@@ -168,7 +180,9 @@ class Observer:
         why = client.failure
         if why in LONE and not self.rival:
             raise Violation(f"LONE a lone client was told {why}")
-        if why in LOSSES and not self._store.lost and not (why == "SESSION_UNKNOWN" and self.rival):
+        if why == "STATE_REGRESSED" and client.kind is Kind.STREAM and not self.rival:
+            raise Violation("REPLAY a client that holds everything gave up instead of sending it again")
+        if why in LOSSES and not self._store.lost and not self.misled and not (why == "SESSION_UNKNOWN" and self.rival):
             if not (why == "STEP_TOO_OLD" and self.rival):
                 raise Violation(f"FALSELOSS {why} without any loss")
 
@@ -183,5 +197,7 @@ class Observer:
     def idle(self, session: Session) -> None:
         """A unary call is over."""
         key = self._store.key
+        if self._store.lost:
+            return  # maybe the commit that gave it up
         if key and key.lease is Lease.HELD and (key.owner, key.epoch) == (session.owner.nonce, session.owner.epoch):
             raise Violation("LEASE a unary call that is over holds its lease")

@@ -37,9 +37,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Key:
-    """The hash of a session. `life` and `touched` are the observer's: which life it is, when its TTL was refreshed."""
+    """The hash of a session. `touched` is when its time to live was refreshed."""
 
-    life: int
     incarnation: str
     epoch: int
     owner: str
@@ -124,8 +123,6 @@ class Kill:
     """The operator's, of the life that was looked at."""
 
     incarnation: str
-    life: int
-    """The observer's."""
 
 
 Write = Commit | Heartbeat | Release | Close

@@ -117,6 +117,8 @@ class Session:
     state: str = "claiming"
     """claiming, waiting (a unary call that looks again), granted (not yet held), live, ended."""
     owner: Owner = Owner("", "", 0)
+    displaced: int = 0
+    """The epoch that its claim displaced."""
     step: int = 0
     h: Chain = ()
     ring: list[Record] = field(default_factory=list)
@@ -216,7 +218,7 @@ class Replica:
 
     def _adopt_claim(self, session: Session, item: Claim, key: Key) -> None:
         session.state = "granted"
-        session.owner = Owner(key.incarnation, item.nonce, key.epoch)
+        session.owner, session.displaced = Owner(key.incarnation, item.nonce, key.epoch), key.displaced
         session.step, session.h, session.ring, session.durable = key.step, key.h, list(key.ring), key.step
         session.undurable = []
 
@@ -299,9 +301,11 @@ class Replica:
         older, self.held = self.held, session
         session.state = "live"
         if older and older.state == "live" and older is not session:
+            newer = session
             if self._rules.hold_by_epoch and older.owner.epoch > session.owner.epoch:
-                older, self.held = session, older
-            self.end(older, Failed("SUPERSEDED"))
+                older, newer, self.held = session, older, older
+            displaced = newer.displaced >= older.owner.epoch or not self._rules.hold_by_displaced
+            self.end(older, Failed("SUPERSEDED" if displaced else "CLAIM_LOST"))
         if session.state == "live":
             session.told = True
             opened = Opened(session.step, session.h, session.owner.epoch, session.owner.incarnation, self._around.store_id())

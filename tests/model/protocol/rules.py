@@ -82,12 +82,16 @@ class Rules:
     """A restart told STALE is the caller's to repeat: the server does not ask again by itself."""
     hold_by_epoch: bool = True
     """Of two grants of one replica, the stream with the lower epoch ends, whichever comes last."""
+    hold_by_displaced: bool = True
+    """It is told SUPERSEDED only if the other claim displaced it, as a write would be told."""
     replaced_ends_softly: bool = True
     """When the store's id has changed, streams end as unavailable; their next claim says what is lost."""
 
     # what a client does
-    regressed_reopens: bool = True
-    """STATE_REGRESSED within a stream names no digest: the client opens again to learn what is left."""
+    losses_asked_again: bool = True
+    """After STATE_REGRESSED or STORE_LOST within a stream the client opens again: the claim says what is left."""
+    replayed_in_doubt: bool = True
+    """What is sent again after an accepted regression may be in the store: it fell back only as far as was seen."""
     replay_compared: bool = True
     """A client compares the replies of steps that it sent again with what it was told."""
 

@@ -105,7 +105,7 @@ def _claim(item: Claim, key: Key | None, now: int, rules: Rules) -> Result:
     def create() -> Result:
         old = key.epoch if key else 0
         h = (f"{item.token}@",)
-        return grant(Key(now, item.token, _epoch(key, now, rules), item.nonce, old, 0, h, (), Lease.HELD, now))
+        return grant(Key(item.token, _epoch(key, now, rules), item.nonce, old, 0, h, (), Lease.HELD, now))
 
     point = item.point
     resumes = item.mode is Mode.RESUME
@@ -153,7 +153,7 @@ def _commit(item: Commit, key: Key | None, now: int, rules: Rules) -> Result:
     if key is None and rules.commit_creates:
         owner = item.owner
         h, lease = item.h_from, Lease.HELD
-        key = Key(now, owner.incarnation, owner.epoch, owner.nonce, 0, item.step_from, h, (), lease, now)
+        key = Key(owner.incarnation, owner.epoch, owner.nonce, 0, item.step_from, h, (), lease, now)
     refused = _refusal(item.owner, key, rules)
     if key is None:
         return Answer("GONE"), key, False

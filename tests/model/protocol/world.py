@@ -353,7 +353,8 @@ class World:
     def _do_kill(self) -> None:
         key = self.store.key
         assert key is not None
-        self._new_call("kill", Kill(key.incarnation, key.life), None)
+        self.observer.rival = True
+        self._new_call("kill", Kill(key.incarnation), None)
 
     def _do_execute(self, name: str) -> None:
         self._execute(self.calls[name], answered=True)
@@ -367,6 +368,7 @@ class World:
         shard = self.store.shards[self.store.owner]
         assert shard.deposed is not None
         self.late_writes += 1
+        self.observer.misled = True
         call.copies.pop(0)
         self.now += 1
         answer, key, wrote = execute(call.item, shard.deposed.key, self.now, self.rules)
@@ -432,7 +434,7 @@ class World:
             call.heard = True
         session.replica.answer(session, call.item, answer)
         if isinstance(call.item, Claim) and answer.word == "OK":
-            self.observer.acknowledged_claim(session, self.now)
+            self.observer.acknowledged_claim(session)
 
     def _is_waited_for(self, call: Call) -> bool:
         session = call.session
@@ -452,7 +454,7 @@ class World:
     def _do_copy(self, index: str, replica: str) -> None:
         shard = self.store.shards[int(index)]
         shard.copied[int(replica)] = shard.offset
-        for call in self.calls.values():
+        for call in list(self.calls.values()):
             if call.parked:
                 self._answer_parked(call)
 
