@@ -1,7 +1,8 @@
-"""Rules broken one at a time: each must be found out."""
+"""Rules broken one at a time: each must be found out by walks through the worlds in which it shows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tests.model.protocol import configs as at
 from tests.model.protocol.rules import Rules
 from tests.model.protocol.world import Config
 
@@ -14,4 +15,57 @@ class Control:
     configs: tuple[Config, ...]
 
 
-CONTROLS: dict[str, Control] = {}
+_RULES = Rules()
+
+CONTROLS: dict[str, Control] = {
+    # the store
+    "no-fence": Control(replace(_RULES, fence="none"), (at.RIVALS,)),
+    "fence-at-least": Control(replace(_RULES, fence="at_least"), (at.ALONE_LOSSY, at.RIVALS_LOSSY)),
+    "no-nonce": Control(replace(_RULES, nonce=False, epochs_from_time=False), (at.ALONE_LOSSY, at.RIVALS_LOSSY)),
+    "same-nonce-unknown": Control(replace(_RULES, same_nonce=False), (at.ALONE,)),
+    "no-incarnation": Control(replace(_RULES, incarnation=False), (at.AGAIN, at.KILLED, at.FACADE_RIVALS)),
+    "no-found-epoch": Control(replace(_RULES, found_epoch=False), (at.RIVALS, at.ALONE)),
+    "restart-without-found": Control(replace(_RULES, restart_found=False), (at.FACADE,)),
+    "epochs-one-more": Control(replace(_RULES, epochs_from_time=False), (at.ALONE_LOSSY, at.RIVALS_LOSSY)),
+    "superseded-without-p": Control(replace(_RULES, displaced_told=False), (at.ALONE_LOSSY,)),
+    "resume-creates": Control(replace(_RULES, resume_creates=True), (at.ALONE_LOSSY,)),
+    "commit-creates": Control(replace(_RULES, commit_creates=True), (at.ALONE_LOSSY,)),
+    "commit-from-anywhere": Control(replace(_RULES, from_checked=False), (at.ALONE_LOSSY, at.RIVALS_LOSSY)),
+    "duplicate-before-fence": Control(replace(_RULES, duplicate_behind_fence=False), (at.RIVALS, at.ALONE)),
+    "duplicate-without-ttl": Control(replace(_RULES, duplicate_writes=False), (at.ALONE_LOSSY,)),
+    "duplicate-without-write": Control(replace(_RULES, duplicate_writes=False), (at.REPLICATED,)),
+    "no-lineage": Control(replace(_RULES, lineage_checked=False), (at.RIVALS_LOSSY,)),
+    "no-lineage-beyond-ring": Control(replace(_RULES, old_lineage_refused=False), (at.RIVALS_LOSSY,)),
+    "no-durable-step": Control(replace(_RULES, durable_checked=False), (at.ALONE_LOSSY,)),
+    "accept-any-regression": Control(replace(_RULES, accept_pair=False), (at.RIVALS_LOSSY,)),
+    "undurable-not-compared": Control(replace(_RULES, undurable_compared=False), (at.BEHIND_RIVALS,)),
+    "release-not-fenced": Control(replace(_RULES, release_fenced=False), (at.RIVALS, at.ALONE)),
+    "heartbeat-relocks": Control(replace(_RULES, heartbeat_keeps_release=False), (at.ALONE,)),
+    "commit-relocks": Control(replace(_RULES, commit_keeps_release=False), (at.ALONE,)),
+    "no-tombstone": Control(replace(_RULES, tombstone=False), (at.AGAIN,)),
+    "kill-without-life": Control(replace(_RULES, kill_names_life=False), (at.KILLED,)),
+    "other-life-is-loss": Control(
+        replace(_RULES, other_life_told=False, losses_asked_again=False), (at.KILLED, at.FACADE_RIVALS)
+    ),
+    # replicas
+    "reply-before-commit": Control(replace(_RULES, reply_after_commit=False), (at.ALONE,)),
+    "watermark-on-send": Control(replace(_RULES, watermark_after_commit=False), (at.BEHIND,)),
+    "doubt-survived": Control(replace(_RULES, doubt_ends_session=False), (at.ALONE,)),
+    "commit-before-wait": Control(replace(_RULES, wait_for_commits=False), (at.REPLICATED,)),
+    "open-before-wait": Control(replace(_RULES, wait_for_claims=False), (at.REPLICATED,)),
+    "close-before-wait": Control(replace(_RULES, wait_for_closes=False), (at.REPLICATED,)),
+    "replay-not-compared": Control(replace(_RULES, replay_compares=False), (at.RIVALS, at.UNARY_RIVALS)),
+    "spans-in-part": Control(replace(_RULES, spans_whole=False), (at.SPANS,)),
+    "kept-answers-any-step": Control(replace(_RULES, kept_next_only=False), (at.UNARY, at.UNARY_RIVALS)),
+    "unary-keeps-lease": Control(replace(_RULES, unary_releases=False), (at.UNARY,)),
+    "restart-asked-again": Control(replace(_RULES, restart_asked_once=False), (at.FACADE,)),
+    "hold-by-arrival": Control(replace(_RULES, hold_by_epoch=False, hold_by_displaced=False), (at.ALONE,)),
+    "hold-without-p": Control(replace(_RULES, hold_by_displaced=False), (at.ALONE_LOSSY,)),
+    "replaced-is-loss": Control(replace(_RULES, replaced_ends_softly=False, losses_asked_again=False), (at.CLUSTER,)),
+    # clients
+    "losses-not-asked-again": Control(replace(_RULES, losses_asked_again=False), (at.ALONE_LOSSY, at.BEHIND)),
+    "replay-not-in-doubt": Control(replace(_RULES, replayed_in_doubt=False), (at.BEHIND, at.ALONE_LOSSY)),
+    "own-replay-not-compared": Control(replace(_RULES, replay_compared=False), (at.BEHIND_RIVALS,)),
+    # sizes
+    "ring-below-window": Control(replace(_RULES, ring=1, window=2), (at.ALONE,)),
+}
