@@ -189,7 +189,7 @@ class Client:
         if sent:
             sent.on_stream = sent.in_doubt = False
         if reply.step <= self.received:
-            if self.told.get(reply.step) != reply.h and self.rules.replay_compared:
+            if self.told.get(reply.step) != reply.h:
                 self.fail("LINEAGE_MISMATCH")
                 return
         else:

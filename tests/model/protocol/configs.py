@@ -13,6 +13,9 @@ OTHER_UNARY = ("U", Kind.UNARY, True)
 
 ALONE = Config("alone")
 ALONE_LOSSY = Config("alone-lossy", budget=LOSSES)
+FAILING = Config("failing", budget={"fail_over": 3})
+AGAIN_FAILING = Config("again-failing", budget={"close": 2, "again": 2, "steps": 2, "fail_over": 1})
+RIVALS_FAILING = Config("rivals-failing", rivals=(RIVAL,), budget={"opens": 7, "steps": 7, "fail_over": 1})
 SPANS = Config("spans", span=2, budget={"steps": 5} | LOSSES)
 RIVALS = Config("rivals", rivals=(RIVAL,), budget={"opens": 7})
 RIVALS_LOSSY = replace(RIVALS, name="rivals-lossy", span=2, budget={"opens": 7} | LOSSES)
@@ -33,7 +36,7 @@ CLUSTER_LOSSY = Config("cluster-lossy", shards=2, rivals=(RIVAL,), budget={"move
 CLUSTER_REPLICATED = Config("cluster-replicated", shards=2, replicas=1, budget={"move": 1, "fail_over": 2})
 
 CONFIGS = (
-    ALONE, ALONE_LOSSY, SPANS, RIVALS, RIVALS_LOSSY, STRANGERS, BEHIND, BEHIND_RIVALS, UNARY, UNARY_RIVALS, AGAIN,
+    ALONE, ALONE_LOSSY, FAILING, AGAIN_FAILING, SPANS, RIVALS, RIVALS_LOSSY, RIVALS_FAILING, STRANGERS, BEHIND, BEHIND_RIVALS, UNARY, UNARY_RIVALS, AGAIN,
     KILLED, FACADE, FACADE_RIVALS, REPLICATED, REPLICATED_ANY, REPLICATED_BEHIND, CLUSTER, CLUSTER_LOSSY,
     CLUSTER_REPLICATED,
 )  # fmt: skip

@@ -35,9 +35,11 @@ CONTROLS: dict[str, Control] = {
     "duplicate-without-ttl": Control(replace(_RULES, duplicate_writes=False), (at.ALONE_LOSSY,)),
     "duplicate-without-write": Control(replace(_RULES, duplicate_writes=False), (at.REPLICATED,)),
     "no-lineage": Control(replace(_RULES, lineage_checked=False), (at.RIVALS_LOSSY,)),
-    "no-lineage-beyond-ring": Control(replace(_RULES, old_lineage_refused=False), (at.RIVALS_LOSSY,)),
+    "no-lineage-beyond-ring": Control(
+        replace(_RULES, old_lineage_refused=False, ring=1, window=1), (at.RIVALS_FAILING,)
+    ),
     "no-durable-step": Control(replace(_RULES, durable_checked=False), (at.ALONE_LOSSY,)),
-    "accept-any-regression": Control(replace(_RULES, accept_pair=False), (at.RIVALS_LOSSY,)),
+    "accept-any-regression": Control(replace(_RULES, accept_pair=False), (at.FAILING,)),
     "undurable-not-compared": Control(replace(_RULES, undurable_compared=False), (at.BEHIND_RIVALS,)),
     "release-not-fenced": Control(replace(_RULES, release_fenced=False), (at.RIVALS, at.ALONE)),
     "heartbeat-relocks": Control(replace(_RULES, heartbeat_keeps_release=False), (at.ALONE,)),
@@ -45,8 +47,10 @@ CONTROLS: dict[str, Control] = {
     "no-tombstone": Control(replace(_RULES, tombstone=False), (at.AGAIN,)),
     "kill-without-life": Control(replace(_RULES, kill_names_life=False), (at.KILLED,)),
     "other-life-is-loss": Control(
-        replace(_RULES, other_life_told=False, losses_asked_again=False), (at.KILLED, at.FACADE_RIVALS)
+        replace(_RULES, other_life_fences=False, losses_asked_again=False), (at.KILLED, at.FACADE_RIVALS)
     ),
+    "other-life-is-closed": Control(replace(_RULES, other_life_fences=False), (at.AGAIN_FAILING,)),
+    "tombstone-of-any-life": Control(replace(_RULES, tombstone_names_life=False), (at.AGAIN_FAILING,)),
     # replicas
     "reply-before-commit": Control(replace(_RULES, reply_after_commit=False), (at.ALONE,)),
     "watermark-on-send": Control(replace(_RULES, watermark_after_commit=False), (at.BEHIND,)),
@@ -65,7 +69,6 @@ CONTROLS: dict[str, Control] = {
     # clients
     "losses-not-asked-again": Control(replace(_RULES, losses_asked_again=False), (at.ALONE_LOSSY, at.BEHIND)),
     "replay-not-in-doubt": Control(replace(_RULES, replayed_in_doubt=False), (at.BEHIND, at.ALONE_LOSSY)),
-    "own-replay-not-compared": Control(replace(_RULES, replay_compared=False), (at.BEHIND_RIVALS,)),
     # sizes
     "ring-below-window": Control(replace(_RULES, ring=1, window=2), (at.ALONE,)),
 }

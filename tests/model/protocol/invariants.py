@@ -50,8 +50,12 @@ class Observer:
             return
         if isinstance(item, Claim) and answer.word == "OK":
             self._granted(call, item, before, after, now)
+        elif isinstance(item, Claim) and key and key.owner == item.nonce and call.grants and self._is_waited_for(call):
+            raise Violation("OPEN a claim that was granted is refused when it is asked again")
         elif isinstance(item, Commit) and answer.word == "OK":
             self._committed(call, item, before)
+        elif isinstance(item, Commit) and answer.word == "DUPLICATE" and self._is_waited_for(call):
+            self._found_done(call, item, before)
         elif isinstance(item, Release) and answer.word == "OK" and key:
             if key.lease is Lease.HELD and key.owner != item.owner.nonce:
                 raise Violation("LEASE a release gave up the lease of another claim")
@@ -107,6 +111,17 @@ class Observer:
         if len(chain) != records[-1].last + 1:
             raise Violation("I1 as many inputs as steps")
 
+    def _found_done(self, call: Call, item: Commit, before: Version) -> None:
+        assert call.session is not None
+        if before.key is None or call.session.write_behind:
+            return
+        for record in before.key.ring:
+            if record.after == item.records[-1].after and record.output != item.records[-1].output:
+                raise Violation("I7 DUPLICATE for a reply that is not the stored one")
+
+    def _is_waited_for(self, call: Call) -> bool:
+        return call.session is not None and call.session.call is call
+
     def expires(self, key: Key, now: int) -> None:
         """The key's time to live is over."""
         if key.touched < self.answered_well:
@@ -131,6 +146,9 @@ class Observer:
     def leaves(self, session: Session, reply: Reply) -> None:
         """A reply is on its way to the client: what it says is durable must be in the store."""
         key = self._store.key
+        from_memory = reply.replayed and session.from_kept and not self.misled
+        if from_memory and (key is None or key.h[: reply.step + 1] != reply.h):
+            raise Violation("I4 a kept Session answered a step that is not in the store's history")
         if self._store.lost or key is None or key.closed or key.incarnation != session.owner.incarnation:
             return
         step = reply.durable if session.write_behind else reply.step
@@ -179,7 +197,8 @@ class Observer:
     def _surfaced(self, client: Client) -> None:
         why = client.failure
         if why in LONE and not self.rival:
-            raise Violation(f"LONE a lone client was told {why}")
+            if not (why == "INCARNATION_MISMATCH" and self._store.lost):  # an earlier life came back
+                raise Violation(f"LONE a lone client was told {why}")
         if why == "STATE_REGRESSED" and client.kind is Kind.STREAM and not self.rival:
             raise Violation("REPLAY a client that holds everything gave up instead of sending it again")
         if why in LOSSES and not self._store.lost and not self.misled and not (why == "SESSION_UNKNOWN" and self.rival):

@@ -253,8 +253,6 @@ class Replica:
             case "FENCED":
                 displaced = answer.displaced >= session.owner.epoch or not self._rules.displaced_told
                 return Failed("SUPERSEDED" if displaced else "CLAIM_LOST")
-            case "OTHER_LIFE":
-                return Failed("SUPERSEDED")
             case "MISMATCH":
                 return Failed("STATE_REGRESSED", answer.step)
             case "CLOSED":
@@ -322,7 +320,8 @@ class Replica:
                 self.step(session, message)
             case CloseAt(step):
                 if session.undurable:
-                    self.flush(session)
+                    if session.call is None:
+                        self.flush(session)
                     return
                 session.up.popleft()
                 if step == session.step:

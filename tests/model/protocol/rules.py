@@ -41,7 +41,7 @@ class Rules:
     durable_checked: bool = True
     """A claim whose durable step is above the store's is refused."""
     accept_pair: bool = True
-    """Only the very (step, digest) that was told is accepted as a regression."""
+    """Only the very (step, digest) that was told is accepted as a regression, not whatever the store fell back to."""
     undurable_compared: bool = True
     """In write-behind a claim's digests above its durable step are compared with the store's, by store and client."""
     release_fenced: bool = True
@@ -54,8 +54,10 @@ class Rules:
     """A closed session leaves one; else its key is gone."""
     kill_names_life: bool = True
     """An operator's kill ends the life that was meant, not the one that has the id by now."""
-    other_life_told: bool = True
-    """A write of an earlier life of the id is told so, and not that the session is lost."""
+    other_life_fences: bool = True
+    """A write of another life of the id is FENCED by what is there, living or closed; else it is told GONE or CLOSED."""
+    tombstone_names_life: bool = True
+    """A claim that names another life than that of the tombstone is not told that its own was closed."""
 
     # what a replica does
     reply_after_commit: bool = True
@@ -92,8 +94,6 @@ class Rules:
     """After STATE_REGRESSED or STORE_LOST within a stream the client opens again: the claim says what is left."""
     replayed_in_doubt: bool = True
     """What is sent again after an accepted regression may be in the store: it fell back only as far as was seen."""
-    replay_compared: bool = True
-    """A client compares the replies of steps that it sent again with what it was told."""
 
     # sizes
     ring: int = 3

@@ -59,10 +59,12 @@ def _fence(key: Key, owner: Owner, rules: Rules) -> Answer | None:
 def _refusal(owner: Owner, key: Key | None, rules: Rules, fenced: bool = True) -> Answer | None:
     if key is None:
         return Answer("GONE")
+    if rules.incarnation and rules.other_life_fences and key.incarnation != owner.incarnation:
+        return Answer("FENCED", key.step, key.epoch, key.displaced)
     if key.closed:
         return Answer("CLOSED", key.step)
     if rules.incarnation and key.incarnation != owner.incarnation:
-        return Answer("OTHER_LIFE" if rules.other_life_told else "GONE")
+        return Answer("GONE")
     return _fence(key, owner, rules) if fenced else None
 
 
@@ -86,8 +88,8 @@ def _broken(point: Point, key: Key, rules: Rules) -> str | None:
     if rules.old_lineage_refused and stored is None and point.step < key.step and not point.skip_lost:
         return "TOO_OLD"
     if key.step < point.durable and rules.durable_checked:
-        told = (key.step, key.h) if rules.accept_pair else (key.step, point.accept[1] if point.accept else ())
-        return None if point.accept == told else "REGRESSED"
+        accepted = point.accept == (key.step, key.h) if rules.accept_pair else point.accept is not None
+        return None if accepted else "REGRESSED"
     if key.step < point.step and rules.undurable_compared:
         told_h = dict(point.undurable).get(key.step, key.h)
         return "LINEAGE" if told_h != key.h else None
@@ -121,6 +123,8 @@ def _claim(item: Claim, key: Key | None, now: int, rules: Rules) -> Result:
         return refuse("STALE") if stale and not rules.resume_creates else create()
     holder = item.token == key.incarnation
     if key.closed:
+        if rules.tombstone_names_life and point and point.incarnation != key.incarnation:
+            return refuse("INCARNATION")
         if holder or resumes or beyond:
             return refuse("CLOSED")
         return refuse("STALE") if stale else create()

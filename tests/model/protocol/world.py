@@ -74,6 +74,8 @@ class World:
         self.budget = {**BUDGET, **config.budget}
         self.now = 1
         self.late_writes = 0
+        self.crashed: set[str] = set()
+        """Sessions whose replica is gone."""
 
     # what may happen
 
@@ -137,6 +139,8 @@ class World:
                 yield ("resend", name), 0.7
             if self._may("give_up"):
                 yield ("give_up", name), 0.7
+            if session.write_behind and session.state == "live" and self._has_room(session):
+                yield ("serve", name), 8
             return
         if session.state == "waiting":
             yield ("look", name), 2
@@ -145,7 +149,7 @@ class World:
         elif session.state == "live" and not session.unary:
             if session.abandoned:
                 yield ("leave", name), 3
-            if session.up and len(session.undurable) < self.rules.undurable:
+            if session.up and self._has_room(session):
                 yield ("serve", name), 8
                 follows = isinstance(session.up[0], Message) and session.up[0].first == session.step + 1
                 if follows and self._may("refuse"):
@@ -157,6 +161,10 @@ class World:
             if not self._may("heartbeats") and not self._beats(session):
                 return
             yield ("heartbeat", name), 0.5
+
+    def _has_room(self, session: Session) -> bool:
+        """For its next message, which a write-behind session runs while a flush is under way."""
+        return bool(session.up) and isinstance(session.up[0], Message) and len(session.undurable) < self.rules.undurable
 
     def _beats(self, session: Session) -> bool:
         key = self.store.key
@@ -331,6 +339,7 @@ class World:
         for session in self.sessions.values():
             if session.replica.name == name and session.state != "ended":
                 session.state, session.call = "ended", None
+                self.crashed.add(session.name)
                 self._cut(session)
 
     def _cut(self, session: Session) -> None:
@@ -595,7 +604,7 @@ class World:
                 replica.leave(session)
             elif self._beats(session):
                 self.send(session, Heartbeat(session.owner))
-        if session.unary and session.state == "ended":
+        if session.unary and session.state == "ended" and session.name not in self.crashed:
             released = any(isinstance(call.item, Release) and call.session is session for call in self.calls.values())
             if not released:
                 self.observer.idle(session)
