@@ -16,6 +16,24 @@ class Control:
 
 
 _RULES = Rules()
+_CALM = {"close": 0, "refuse": 0, "crash": 0, "lapse": 0}
+_DOUBT = Config("doubt", budget=_CALM | {"steps": 1, "give_up": 0}, bias={"execute": 0.3, "abandon": 3})
+_IDLE = Config(
+    "idle",
+    budget=_CALM | {"steps": 1, "lost_answer": 3, "give_up": 0, "lapse": 1, "expire": 1, "abandon": 0},
+    bias={"lose_answer": 5, "lapse": 5, "expire": 5},
+)
+_LEFT = Config("left", budget=_CALM | {"steps": 1, "give_up": 5, "abandon": 5})
+_BEHIND = Config(
+    "behind",
+    rivals=(at.RIVAL,),
+    write_behind=True,
+    budget={"close": 0, "refuse": 0, "lapse": 0, "opens": 8, "steps": 3},
+    bias={"crash": 3, "flush": 0.3},
+)
+_LIVES = Config("lives", budget=_CALM | {"close": 3, "again": 3, "steps": 1, "fail_over": 1, "abandon": 0})
+_KILLS = Config("kills", budget=_CALM | {"kill": 2, "again": 2, "steps": 1})
+_SPANS = Config("overtaken", rivals=(at.RIVAL,), span=2, budget={"close": 0, "opens": 8, "steps": 6, "fail_over": 1})
 
 CONTROLS: dict[str, Control] = {
     # the store
@@ -31,26 +49,26 @@ CONTROLS: dict[str, Control] = {
     "resume-creates": Control(replace(_RULES, resume_creates=True), (at.ALONE_LOSSY,)),
     "commit-creates": Control(replace(_RULES, commit_creates=True), (at.ALONE_LOSSY,)),
     "commit-from-anywhere": Control(replace(_RULES, from_checked=False), (at.ALONE_LOSSY, at.RIVALS_LOSSY)),
-    "duplicate-before-fence": Control(replace(_RULES, duplicate_behind_fence=False), (at.RIVALS, at.ALONE)),
-    "duplicate-without-ttl": Control(replace(_RULES, duplicate_writes=False), (at.ALONE_LOSSY,)),
+    "duplicate-before-fence": Control(replace(_RULES, duplicate_behind_fence=False), (_DOUBT,)),
+    "duplicate-without-ttl": Control(replace(_RULES, duplicate_writes=False), (_IDLE,)),
     "duplicate-without-write": Control(replace(_RULES, duplicate_writes=False), (at.REPLICATED,)),
     "no-lineage": Control(replace(_RULES, lineage_checked=False), (at.RIVALS_LOSSY,)),
     "no-lineage-beyond-ring": Control(
-        replace(_RULES, old_lineage_refused=False, ring=1, window=1), (at.RIVALS_FAILING,)
+        replace(_RULES, old_lineage_refused=False, position_checked=False, ring=2), (_SPANS,)
     ),
     "no-durable-step": Control(replace(_RULES, durable_checked=False), (at.ALONE_LOSSY,)),
     "accept-any-regression": Control(replace(_RULES, accept_pair=False), (at.FAILING,)),
-    "undurable-not-compared": Control(replace(_RULES, undurable_compared=False), (at.BEHIND_RIVALS,)),
+    "undurable-not-compared": Control(replace(_RULES, undurable_compared=False), (_BEHIND,)),
     "release-not-fenced": Control(replace(_RULES, release_fenced=False), (at.RIVALS, at.ALONE)),
     "heartbeat-relocks": Control(replace(_RULES, heartbeat_keeps_release=False), (at.ALONE,)),
-    "commit-relocks": Control(replace(_RULES, commit_keeps_release=False), (at.ALONE,)),
+    "commit-relocks": Control(replace(_RULES, commit_keeps_release=False), (_LEFT,)),
     "no-tombstone": Control(replace(_RULES, tombstone=False), (at.AGAIN,)),
-    "kill-without-life": Control(replace(_RULES, kill_names_life=False), (at.KILLED,)),
+    "kill-without-life": Control(replace(_RULES, kill_names_life=False), (_KILLS,)),
     "other-life-is-loss": Control(
         replace(_RULES, other_life_fences=False, losses_asked_again=False), (at.KILLED, at.FACADE_RIVALS)
     ),
-    "other-life-is-closed": Control(replace(_RULES, other_life_fences=False), (at.AGAIN_FAILING,)),
-    "tombstone-of-any-life": Control(replace(_RULES, tombstone_names_life=False), (at.AGAIN_FAILING,)),
+    "other-life-is-closed": Control(replace(_RULES, other_life_fences=False), (_LIVES,)),
+    "tombstone-of-any-life": Control(replace(_RULES, tombstone_names_life=False), (_LIVES,)),
     # replicas
     "reply-before-commit": Control(replace(_RULES, reply_after_commit=False), (at.ALONE,)),
     "watermark-on-send": Control(replace(_RULES, watermark_after_commit=False), (at.BEHIND,)),

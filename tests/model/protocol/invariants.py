@@ -197,7 +197,8 @@ class Observer:
     def _surfaced(self, client: Client) -> None:
         why = client.failure
         if why in LONE and not self.rival:
-            if not (why == "INCARNATION_MISMATCH" and self._store.lost):  # an earlier life came back
+            came_back = self._store.lost and client.lives > 1 and why in ("INCARNATION_MISMATCH", "LINEAGE_MISMATCH")
+            if not came_back:  # an earlier life of the id, which the store had closed
                 raise Violation(f"LONE a lone client was told {why}")
         if why == "STATE_REGRESSED" and client.kind is Kind.STREAM and not self.rival:
             raise Violation("REPLAY a client that holds everything gave up instead of sending it again")

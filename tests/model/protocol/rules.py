@@ -90,6 +90,8 @@ class Rules:
     """When the store's id has changed, streams end as unavailable; their next claim says what is lost."""
 
     # what a client does
+    position_checked: bool = True
+    """A client knows which of its messages may have been executed: elsewhere the session is not its own."""
     losses_asked_again: bool = True
     """After STATE_REGRESSED or STORE_LOST within a stream the client opens again: the claim says what is left."""
     replayed_in_doubt: bool = True

@@ -51,6 +51,8 @@ class Config:
     best: bool = True
     """A failover promotes the replica that has most; else any."""
     budget: dict[str, int] = field(default_factory=dict)
+    bias: dict[str, float] = field(default_factory=dict)
+    """Factors of the weights of actions, by name."""
 
 
 class World:
@@ -96,16 +98,17 @@ class World:
             found["kill",] = 0.6
         if self._may("replaced"):
             found["replaced",] = 0.3
-        return found
+        bias = self.config.bias
+        return {action: weight * bias.get(action[0], 1.0) for action, weight in found.items()} if bias else found
 
     def _may(self, what: str) -> bool:
         return self.budget.get(what, 0) > 0
 
     def _of_client(self, client: Client) -> Iterator[tuple[Action, float]]:
         name, session = client.name, client.session
-        if client.failure:
+        if client.failure not in ("", "SESSION_CLOSED"):
             return
-        if client.closed:
+        if client.closed or client.failure:
             if self._may("again"):
                 yield ("again", name), 3
             return
