@@ -7,7 +7,7 @@ LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --c
 SOURCES := service cellwire models tests examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types floors protos stubs stubs-fresh lock clean
+.PHONY: help demo test mutants check format lint types floors protos stubs stubs-fresh lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ demo: $(VENV)/run ## real speech through two replicas, one of them killed in mid
 test: $(VENV)/dev ## the whole test suite against real servers
 	@$(BIN)/cellwire models pull --quiet
 	@$(BIN)/pytest -q $(ARGS)
+
+mutants: $(VENV)/dev ## which test catches which mutant of the session protocol (ARGS=--help)
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 check: lint types floors protos stubs-fresh ## lint, types, import contract, protos, freshness of stubs
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,19 @@ async def test_every_message_sent_twice_is_executed_once(channel: grpc.aio.Chann
     assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STEP_CONFLICT")
     assert client.numbers() == checked(values(1, 30))
     await stream.close()
+
+
+async def test_the_digest_of_a_step_tells_every_step_before_it(channel: grpc.aio.Channel) -> None:
+    """Of sessions that began alike: the digest of the last step is the same where all inputs were."""
+    token, digests = os.urandom(16), []
+    for session_id, inputs in ("a", (1, 2)), ("b", (1, 2)), ("c", (9, 2)):
+        stream = WireStream(channel)
+        await stream.open(session_id, create_token=token)
+        for step, value in enumerate(inputs, 1):
+            last = await stream.replied(step, number(value))
+        digests.append(last.h)
+        await stream.close()
+    assert digests[0] == digests[1] != digests[2]
 
 
 # ---- two clients, two replicas
@@ -399,6 +413,23 @@ async def test_a_commit_in_doubt_is_settled_by_the_next_owner(place: Place, tmp_
         assert [reply.replayed for reply in client.replies[3:]] == [fault is Fault.STALL] + [False] * 4
         assert client.numbers() == checked(values(9, 8))
         stream.call.cancel()
+
+
+async def test_a_commit_in_doubt_ends_the_session_and_its_stream(place: Place, tmp_path: Path) -> None:
+    """Only the store knows whether step 4 was committed: the next claim asks it."""
+    client = counting("s", 11, 8)
+    async with behind_a_proxy(place, tmp_path, store_timeout=0.2, commit_deadline=0.5) as (proxy, one, other):
+        await client.ride(one, 3)
+        stream = await client.open(one)
+        proxy.storm(repeat(Fault.STALL))
+        response = await stream.ask(pb.StreamRequest(timestep=client.message(4)))
+        assert response.WhichOneof("kind") == "notice", response
+        fault = await stream.ended()
+        assert (fault.code, fault.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        proxy.strike()
+        await client.ride(other, 8)
+        assert client.replies[3].replayed
+        assert client.numbers() == checked(values(11, 8))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -16,6 +17,7 @@ from models.cells import checked
 from service.server import Server
 from service.store.store import session_key
 from tests.harness import Place, WireStream, number, open_fault, replica, timestep
+from tests.proxy import Fault, Proxy
 from tests.waiting import until
 
 NEVER = {"write_behind_steps": 64, "write_behind_seconds": 60.0}
@@ -82,6 +84,34 @@ async def test_the_session_stops_at_u_until_the_store_has_it(place: Place) -> No
             reply = await stream.replied(step, number(step))
             assert step - 4 <= reply.durable_step < step
         await stream.close()
+
+
+async def test_a_commit_under_way_is_not_told_as_durable_and_holds_the_session_at_u(
+    place: Place, tmp_path: Path
+) -> None:
+    terms = {"write_behind_steps": 2, "write_behind_seconds": 60.0, "max_undurable": 4}
+    async with (
+        Proxy(tmp_path, place.store_url) as proxy,
+        replica(place, store_url=proxy.url, **terms) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stream, other = WireStream(channel), WireStream(channel)
+        await stream.open(write_mode=BEHIND)
+        await other.open("other", write_mode=BEHIND)
+        proxy.strike(Fault.HOLD)
+        replies = [await stream.replied(step, number(step)) for step in range(1, 5)]
+        await until(lambda: proxy.held, "the commit of the first two")
+        assert [reply.durable_step for reply in replies] == [0] * 4
+        answering = asyncio.create_task(stream.step(5, number(5)))
+        for step in range(1, 5):  # the replica goes on with others
+            await other.replied(step, number(step))
+        assert not answering.done()
+        proxy.let_through.set()
+        assert (await answering).reply.durable_step in (2, 4)
+        response = await stream.ask(pb.StreamRequest(close=pb.Close(step=5)))
+        assert response.closed.step == 5
+        await stream.close()
+        await other.close()
 
 
 async def test_the_tail_is_written_after_a_while_without_another_step(place: Place) -> None:

@@ -558,6 +558,15 @@ def test_a_kill_fences_the_owner_and_leaves_a_tombstone(store: Scripted) -> None
     assert store.fields(key) == after
 
 
+def test_a_late_kill_leaves_a_later_life_alone(store: Scripted) -> None:
+    key, session = prepared(store, "closed")
+    assert session
+    store.claimed(claim(key, BOB, found_epoch=session.owner.epoch))
+    before = store.seen(key)
+    assert store.ask(KILL, Kill(key, ALICE, TOMBSTONE)) == b"GONE"
+    assert store.seen(key) == before
+
+
 def test_a_peek_tells_and_changes_nothing(store: Scripted) -> None:
     key, session = prepared(store, "held")
     assert session
