@@ -14,8 +14,9 @@ refused   stream step reason
 ended     stream reason
 close     stream step                        may have been executed from here on
 closed    stream step
-loss      holder session life step reason    the client was told that the store lost something
-left      holder why                         done, lost, or stuck
+regressed holder step reason                 the client was told that the store fell back to this step
+loss      holder session life step reason    the client was told that the session is lost
+left      holder why                         done, over (closed), lost, or stuck
 fault     what target loses ...              of the nemesis; `loses`: the store may have forgotten acknowledged writes
 exited    target asked status
 settled   outcome count                      commits in doubt, asked again: executed or not

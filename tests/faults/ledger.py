@@ -75,7 +75,7 @@ class Life:
 
     @property
     def is_exact(self) -> bool:
-        return self.event["model"] == "checker"
+        return bool(self.event["model"] == "checker")
 
 
 class Ledger:
