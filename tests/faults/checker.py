@@ -160,7 +160,9 @@ def fenced(ledger: Ledger) -> Iterator[Violation]:
             for answer in older.answers:
                 if answer.event["durable"] <= newer.opened["step"]:
                     continue
-                since, until = min(answer.asked_at, newer.at), max(answer.at, newer.opened_at)
+                # what it says is durable may have been so since that step was asked for, or the stream was opened
+                became, *_ = older.asked.get(answer.event["durable"], (older.at,))
+                since, until = min(became, newer.at), max(answer.at, newer.opened_at)
                 if not ledger.store_may_have_lost(since, until):
                     text = f"the owner of an older epoch committed step {answer.step} after the claim at "
                     yield Fenced(answer.at, life.name, text + str(newer.opened["step"]))

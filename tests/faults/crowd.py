@@ -13,6 +13,8 @@ from tests.faults.workload import Caller, Holder, Script
 END_SECONDS = 60.0
 """In which every client gets to its end once all faults have healed."""
 Member = Holder | Application
+Members = Callable[[str, Script], list[Member]]
+"""Makes the holders of a script, named after it."""
 
 
 class Crowd:
@@ -36,7 +38,7 @@ class Crowd:
         for at in range(calls):
             self._begin(f"call{at}", self._holders(Caller, 1))
         for at in range(applications):
-            self._begin(f"app{at}", lambda name, script: [self._application(name, script, pause)])
+            self._begin(f"app{at}", self._application(pause), fresh_ids=True)
 
     async def finish(self) -> None:
         """Lets each client take what is on its way; who does not get to that is stuck."""
@@ -59,28 +61,22 @@ class Crowd:
             if task.done() and (error := task.exception()):
                 raise error
 
-    def _begin(
-        self,
-        session: str,
-        members: Callable[[str, Script], list[Member]],
-        behind: bool = False,
-        closes: bool = False,
-    ) -> None:
-        self._tasks.add(asyncio.create_task(self._lives(session, members, behind, closes)))
+    def _begin(self, name: str, members: Members, **shape: bool) -> None:
+        self._tasks.add(asyncio.create_task(self._lives(name, members, **shape)))
 
     async def _lives(
-        self, session: str, members: Callable[[str, Script], list[Member]], behind: bool, closes: bool
+        self, name: str, members: Members, behind: bool = False, closes: bool = False, fresh_ids: bool = False
     ) -> None:
-        draw, life = random.Random(f"{self._seed} {session}"), 0
+        draw, life = random.Random(f"{self._seed} {name}"), 0
         model = "lstm" if draw.random() < 1 / 6 else "checker"
         while not self._finishing:
             life += 1
-            script = Script(session, life, model, draw.getrandbits(32), behind)
-            chosen = members(f"{session}.{life}", script)
+            script = Script(f"{name}-{life}" if fresh_ids else name, life, model, draw.getrandbits(32), behind)
+            chosen = members(f"{name}.{life}", script)
             script.rivals = len(chosen) > 1
-            script.last = self._end_of(script, draw) if closes else 0
-            shown = {"model": model, "seed": script.seed, "rivals": script.rivals, "behind": behind}
-            self._history.add("session", session=session, life=life, **shown)
+            script.last = _end(script, draw.randrange(500, 5000)) if closes else 0
+            shown = {"seed": script.seed, "rivals": script.rivals, "behind": behind}
+            self._history.add("session", session=script.session, life=life, model=model, **shown)
             await asyncio.gather(*map(self._run, chosen))
 
     async def _run(self, member: Member) -> None:
@@ -90,30 +86,20 @@ class Crowd:
         await member.run()
         self._members.discard(member)
 
-    def _end_of(self, script: Script, draw: random.Random) -> int:
-        """The end of a message, a few hundred or thousand steps away."""
-        step, enough = 0, draw.randrange(500, 5000)
-        while step < enough:
-            step += script.count(step + 1)
-        return step
-
-    def _holders(self, kind: type[Holder], count: int) -> Callable[[str, Script], list[Member]]:
+    def _holders(self, kind: type[Holder], count: int) -> Members:
         def made(name: str, script: Script) -> list[Member]:
             draws = [random.Random(f"{self._seed} {name} {at}") for at in range(count)]
             return [kind(f"{name}.{at}", script, self._fleet, self._history, draws[at]) for at in range(count)]
 
         return made
 
-    def _application(self, name: str, script: Script, pause: float) -> Member:
-        # an application does not know that its id had another life: each gets an id of its own
-        script.session = name
-        self._history.add(
-            "session",
-            session=name,
-            life=script.life,
-            model=script.model,
-            seed=script.seed,
-            rivals=False,
-            behind=False,
-        )
-        return Application(name, script, self._client, self._history, pause)
+    def _application(self, pause: float) -> Members:
+        return lambda name, script: [Application(name, script, self._client, self._history, pause)]
+
+
+def _end(script: Script, enough: int) -> int:
+    """The first end of a message from this step on."""
+    step = 0
+    while step < enough:
+        step += script.count(step + 1)
+    return step

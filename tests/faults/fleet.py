@@ -36,11 +36,14 @@ class Slot:
         self.gate = Gate()
         self.busy = asyncio.Lock()
         """Held by whoever does something to the process."""
+        self.armed = False
+        """The process has a failpoint before it: it may die by itself."""
         self.process: ReplicaProcess | None = None
         self.channel: grpc.aio.Channel | None = None
         """Straight to the process; None while there is none."""
         self._place, self._directory, self._children, self._history = place, directory, children, history
         self._lives = 0
+        self._channels: list[grpc.aio.Channel] = []
 
     @property
     def pid(self) -> int:
@@ -57,13 +60,14 @@ class Slot:
         target = await asyncio.to_thread(process.target)
         self.gate.upstream = target
         self.channel = grpc.aio.insecure_channel(target, options=CHANNEL)
+        self._channels.append(self.channel)
 
     async def kill(self) -> None:
         """SIGKILL."""
         assert self.process
         self._history.add("fault", what="kill", target=self.name)
         self.process.kill()
-        await self.gone()
+        self.gone()
 
     async def pause(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after a time: its connections stay, and nobody is told."""
@@ -81,7 +85,7 @@ class Slot:
         self._history.add("fault", what="terminate", target=self.name)
         status = await asyncio.to_thread(stop, self.process.child, grace)
         self._history.add("exited", target=self.name, asked="TERM", status=status)
-        await self.gone()
+        self.gone()
         return status
 
     async def ended(self) -> int:
@@ -89,16 +93,21 @@ class Slot:
         assert self.process
         status = await asyncio.to_thread(self.process.child.wait)
         self._history.add("exited", target=self.name, asked="", status=status)
-        await self.gone()
+        self.gone()
         return status
 
-    async def gone(self) -> None:
+    def gone(self) -> None:
         """The process is no more: nothing leads to it any longer."""
         self.gate.upstream = ""
         self.gate.reset()
-        channel, self.channel = self.channel, None
-        if channel:
-            await channel.close()
+        self.channel = None
+
+    async def hang_up(self) -> None:
+        """Every client's connection ends; RPCs that still run are cancelled."""
+        self.gate.reset()
+        self.channel = None
+        while self._channels:
+            await self._channels.pop().close()
 
     def _settled(self, request: bytes, answer: bytes) -> None:
         """A call that had been in doubt was answered: DUPLICATE says that it had been executed."""
@@ -161,4 +170,4 @@ class Fleet:
     async def _end(self, slot: Slot) -> None:
         if slot.process and slot.process.child.poll() is None:
             slot.process.kill()
-        await slot.gone()
+        await slot.hang_up()

@@ -29,7 +29,7 @@ class Gate:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def stall(self) -> None:
+    def freeze(self) -> None:
         """From here on nothing moves, and no connection breaks."""
         self._open.clear()
 

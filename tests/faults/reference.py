@@ -14,7 +14,7 @@ Array = np.ndarray
 CHECKER, LSTM = "checker", "lstm"
 WIDTH = {CHECKER: 1, LSTM: 4}
 """Values a timestep."""
-DTYPE = {CHECKER: np.dtype(np.int64), LSTM: np.dtype(np.float32)}
+DTYPE: dict[str, np.dtype[Any]] = {CHECKER: np.dtype(np.int64), LSTM: np.dtype(np.float32)}
 _GOLDEN, _A, _B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -28,7 +28,8 @@ def inputs(model: str, seed: int, branch: int, first: int, count: int) -> Array:
     with np.errstate(over="ignore"):
         drawn: Array = _mix(places + _mix(np.uint64(seed) * _GOLDEN + np.uint64(branch)))
     values: Array = drawn % np.uint64(MODULUS) if model == CHECKER else drawn / np.float64(2**63) - 1
-    return values.astype(DTYPE[model]).reshape(count, width)
+    cast: Array = values.astype(DTYPE[model])
+    return cast.reshape(count, width)
 
 
 def _mix(values: Any) -> Any:

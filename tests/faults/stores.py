@@ -57,7 +57,7 @@ class Pair:
 
     def lag(self) -> None:
         """From here on the replica gets nothing."""
-        self._wire.stall()
+        self._wire.freeze()
 
     async def fail_over(self) -> None:
         """The primary dies, and what had not reached the replica with it; the replica is promoted."""
@@ -82,13 +82,13 @@ class Pair:
         self._wire.mend()
 
     async def caught_up(self) -> None:
-        """Returns once the replica has what the primary has."""
+        """Returns once the replica has what the primary had, and follows it."""
 
-        async def together() -> bool:
-            role = await self.ask("ROLE")
-            return bool(role[2]) and int(role[2][0][2]) >= int(role[1])
+        async def follows() -> bool:
+            role = await _ask(self.follower.url, "ROLE")
+            return bool(role[0] == b"slave" and role[3] == b"connected")
 
-        await eventually(together, "the replica", RedisError, OSError)
+        await eventually(follows, "the replica", RedisError, OSError)
 
     async def _follow(self) -> None:
         self._wire.upstream = self.primary.url
