@@ -81,17 +81,19 @@ class Nemesis:
             died = await self._watched(slot, draw.uniform(0.1, 1.2))
             if self._over.is_set() and not died:
                 return
+            act = draw.choices(("kill", "pause", "terminate"), (9, 12, 1))[0]
+            if act == "pause" and not died:
+                async with slot.busy:
+                    await slot.pause(draw.choice((0.05, 0.2, 0.5, 1.0, 2.0)))
+                continue
             async with self._down, slot.busy:
                 if died:
                     self._history.add("fault", what="kill", target=slot.name, by="failpoint")
                     await slot.ended()
-                    await self._start(slot, draw)
-                    continue
-                act = draw.choices(("kill", "pause", "terminate"), (10, 12, 0 if slot.armed else 1))[0]
-                if act == "pause":
-                    await slot.pause(draw.choice((0.05, 0.2, 0.5, 1.0, 2.0)))
-                    continue
-                await (slot.kill() if act == "kill" else slot.terminate())
+                elif act == "kill" or slot.armed:
+                    await slot.kill()
+                else:
+                    await slot.terminate()
                 await self._start(slot, draw)
 
     async def _start(self, slot: Slot, draw: random.Random) -> None:

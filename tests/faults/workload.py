@@ -27,6 +27,9 @@ OPEN_SECONDS, REPLY_SECONDS, CALL_SECONDS = 2.0, 1.5, 2.0
 WINDOW = 4
 COUNTS = (1, 2, 5, 8, 16, 16, 16, 16)
 """T of the messages, drawn by their place."""
+PACE_SECONDS = 0.05
+"""Mean time that a client takes over a message: most come at once, some after a while."""
+BURST = 8
 REMEMBERED = 512
 """Digests that a client keeps of what it was answered."""
 
@@ -160,6 +163,11 @@ class Holder:
                 going_back, sent = False, answered
             if self._step > leave_at:
                 return "LEFT"
+            await self._think()
+
+    async def _think(self) -> None:
+        if self._draw.random() < 1 / BURST and not self.finish.is_set():
+            await asyncio.sleep(self._draw.uniform(0, 2 * BURST * PACE_SECONDS))
 
     def _has_sent_all(self, sent: int) -> bool:
         return self.finish.is_set() or bool(self.script.last and sent >= self.script.last)
@@ -319,6 +327,7 @@ class Caller(Holder):
     async def _turn(self) -> bool:
         if self.finish.is_set() or (self.script.last and self._step >= self.script.last):
             return True
+        await self._think()
         return await super()._turn()
 
     async def _ride(self, channel: grpc.aio.Channel) -> str:
