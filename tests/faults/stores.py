@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
+from tests.access import users
 from tests.faults.gate import Gate
 from tests.waiting import eventually
 
@@ -30,7 +31,8 @@ class Pair:
     ) -> None:
         self._options = {**OPTIONS, **(options or {})}
         self.primary, self.follower = (
-            EmbeddedStore(children, fsync=fsync, options=self._options, program=program) for _ in range(2)
+            EmbeddedStore(children, fsync=fsync, options=self._options, program=program, users=users())
+            for _ in range(2)
         )
         self._wire = Gate()
 
