@@ -9,18 +9,17 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import onnx
 import pytest
 import structlog
 from hypothesis import settings
 
 from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
-from models import catalogue, cells
+from models import catalogue
 from service.server import Server
 from service.settings import default_cache
 from tests.access import make_users, users
-from tests.harness import Place, ReplicaProcess, replica
+from tests.harness import Place, ReplicaProcess, replica, small_models
 
 settings.register_profile("short", max_examples=40, deadline=None)
 settings.register_profile("long", max_examples=2000, deadline=None)
@@ -91,14 +90,7 @@ def models_cache() -> Path:
 @pytest.fixture(scope="session")
 def test_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with `checker` (int64, non-commutative) and `lstm` (16 hidden, 4 in, 2 out)."""
-    root = tmp_path_factory.mktemp("models")
-    lstm = cells.build(cells.draw("lstm", 4, 16, outputs=2, seed=7))
-    for name, model in (("checker", cells.checker()), ("lstm", lstm)):
-        version = root / name / "1"
-        version.mkdir(parents=True)
-        onnx.save(model, version / "model.onnx")
-        (root / name / "model.yaml").write_text("{}\n")
-    return root
+    return small_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

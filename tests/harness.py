@@ -11,12 +11,14 @@ from subprocess import Popen
 
 import grpc
 import numpy as np
+import onnx
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from cellwire.cli.children import Children, stop
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import cell_service_pb2_grpc, resume_pb2, tensor_pb2
+from models import cells
 from service.server import Server
 from service.settings import load
 from service.tensors import WIRE_TYPES
@@ -50,6 +52,17 @@ class Place:
             **settings,
         }
         return {f"CELLWIRE_{name.upper()}": str(value) for name, value in values.items()}
+
+
+def small_models(root: Path) -> Path:
+    """A repository with `checker` (int64, non-commutative) and `lstm` (16 hidden, 4 in, 2 out), made at `root`."""
+    lstm = cells.build(cells.draw("lstm", 4, 16, outputs=2, seed=7))
+    for name, model in (("checker", cells.checker()), ("lstm", lstm)):
+        version = root / name / "1"
+        version.mkdir(parents=True)
+        onnx.save(model, version / "model.onnx")
+        (root / name / "model.yaml").write_text("{}\n")
+    return root
 
 
 @asynccontextmanager

@@ -5,7 +5,8 @@ Faults strike the answers of scripts only (arrays), each in its turn, so that a 
 
 import asyncio
 import random
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
 from itertools import chain, repeat
@@ -34,17 +35,29 @@ def chaos(seed: int, rate: float, faults: Iterable[Fault]) -> Iterator[Fault]:
         yield draw.choice(kinds) if draw.random() < rate else Fault.NONE
 
 
+REMEMBERED = 10_000
+"""Requests."""
+
+
 class Proxy:
     """Listens on a unix socket of its own; `async with`."""
 
-    def __init__(self, directory: Path, upstream_url: str, delay: float = 0.05) -> None:
-        self._path = directory / "proxy.sock"
-        self._upstream = upstream_url
-        self._delay = delay
+    def __init__(self, directory: Path, upstream_url: str, delay: float = 0.05, name: str = "proxy") -> None:
+        self._path = directory / f"{name}.sock"
+        self.upstream = upstream_url
+        """Where the next connections go."""
+        self.delay = delay
+        """Seconds of a DELAY."""
         self._faults: Iterator[Fault] = repeat(Fault.NONE)
         self._connections: set[asyncio.Task[None]] = set()
-        self.requests: list[bytes] = []
-        """Every call of a script that came through, whole."""
+        self._open = asyncio.Event()
+        self._open.set()
+        self._refuses = False
+        self._in_doubt: set[bytes] = set()
+        self.on_settled: Callable[[bytes, bytes], None] = lambda request, answer: None
+        """Called with a call whose answer had been lost and that was answered when it came again."""
+        self.requests: deque[bytes] = deque(maxlen=REMEMBERED)
+        """The last calls of scripts that came through, whole."""
         self.held = 0
         """Calls that are kept back."""
         self.let_through = asyncio.Event()
@@ -66,6 +79,25 @@ class Proxy:
         """From here on the calls meet these."""
         self._faults = faults
 
+    def freeze(self) -> None:
+        """From here on nothing moves, and no connection breaks."""
+        self._open.clear()
+
+    def cut(self) -> None:
+        """Every connection breaks, and so does each new one."""
+        self._refuses = True
+        self.reset()
+
+    def reset(self) -> None:
+        """Every connection breaks; new ones may be made."""
+        for task in tuple(self._connections):
+            task.cancel()
+
+    def mend(self) -> None:
+        """Ends `freeze` and `cut`."""
+        self._refuses = False
+        self._open.set()
+
     async def __aenter__(self) -> "Proxy":
         self._server = await asyncio.start_unix_server(self._accept, self._path)
         return self
@@ -85,7 +117,8 @@ class Proxy:
         self.accepted += 1
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                await self._serve(reader, writer)
+                if not self._refuses:
+                    await self._serve(reader, writer)
         finally:
             self._connections.discard(task)
             writer.close()
@@ -102,6 +135,10 @@ class Proxy:
                 self.struck += fault is not Fault.NONE
                 if called:
                     self.requests.append(request)
+                doubtful = called and request in self._in_doubt
+                if called:
+                    self._in_doubt.add(request)
+                await self._open.wait()
                 if fault is Fault.CUT_REQUEST:
                     up_writer.write(request[: len(request) // 2])
                     await up_writer.drain()
@@ -112,6 +149,11 @@ class Proxy:
                     self.held -= 1
                 up_writer.write(request)
                 answer = await read_frame(up_reader)
+                await self._open.wait()
+                if fault in (Fault.NONE, Fault.DELAY):
+                    self._in_doubt.discard(request)
+                    if doubtful:
+                        self.on_settled(request, answer)
                 if not answer.startswith(b"*"):
                     writer.write(answer)
                     continue
@@ -128,16 +170,16 @@ class Proxy:
                     case Fault.SHIFT:
                         writer.write(last)
                     case Fault.DELAY:
-                        await asyncio.sleep(self._delay)
+                        await asyncio.sleep(self.delay)
                 writer.write(answer)
                 last = answer
         finally:
             up_writer.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._upstream.startswith("unix://"):
-            return await asyncio.open_unix_connection(self._upstream.removeprefix("unix://"))
-        host, _, port = self._upstream.removeprefix("redis://").partition("/")[0].rpartition(":")
+        if self.upstream.startswith("unix://"):
+            return await asyncio.open_unix_connection(self.upstream.removeprefix("unix://"))
+        host, _, port = self.upstream.removeprefix("redis://").partition("/")[0].rpartition(":")
         return await asyncio.open_connection(host, int(port))
 
 
