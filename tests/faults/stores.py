@@ -1,6 +1,7 @@
 """A primary and a replica that follows it over a wire of the tests' own: crashes, and failovers that lose the tail."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,10 +77,16 @@ class Pair:
         await asyncio.to_thread(self.follower.start)
         await self._follow()
 
-    async def crash(self) -> None:
-        """The primary is killed and starts again on what is on its disk."""
+    def files(self) -> list[Path]:
+        """What the primary appends its writes to."""
+        return sorted(self.primary.directory.glob("appendonlydir/*.incr.aof"))
+
+    async def crash(self, sizes: Mapping[Path, int] | None = None) -> None:
+        """The primary is killed and starts again on what is on its disk, or on so much of its files."""
         self._wire.cut()
         self.primary.kill()
+        for path, size in (sizes or {}).items():
+            os.truncate(path, size)
         await asyncio.to_thread(self.primary.start)
         self._wire.mend()
 
