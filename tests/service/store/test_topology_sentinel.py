@@ -87,14 +87,14 @@ async def test_a_primary_that_was_demoted_behind_its_clients_is_left(children: C
     with SentinelStore(children, sentinels=1, replicas=1, down_after=60.0) as watched:
         old, (new,), (sentinel,) = watched.primary(), watched.replicas(), watched.sentinels
         async with store_of(watched.url) as store:
-            sessions = await claimed(store, SESSIONS, replicas=1)
+            sessions = await advanced(store, await claimed(store, SESSIONS), replicas=1)
             sentinel.ask("SENTINEL", "REMOVE", SERVICE)
             new.ask("REPLICAOF", "NO", "ONE")
             old.ask("REPLICAOF", HOST, new.port)
             committing = asyncio.create_task(advanced(store, sessions))
             sentinel.ask("SENTINEL", "MONITOR", SERVICE, HOST, new.port, 1)
             await committing
-            assert new.ask("HGET", sessions[0].owner.key.decode(), "n") == "1"
+            assert new.ask("HGET", sessions[0].owner.key.decode(), "n") == "2"
 
 
 async def test_one_sentinel_is_enough(watched: SentinelStore) -> None:
