@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cellwire.cli.embedded import EmbeddedStore
+from service import failpoints
 from service.errors import StoreUnavailable
 from service.store.endpoint import Access
 from service.store.form import topology_of
@@ -180,6 +181,18 @@ async def test_it_gives_up_at_its_deadline(store: Scripted, proxy: Proxy, link: 
     assert len(proxy.requests) > 1
     proxy.strike()
     assert await called(link, COMMIT, [session.commit()], soon()) == [b"OK 1"]
+
+
+async def test_a_failpoint_puts_a_commit_in_doubt(store: Scripted, proxy: Proxy, link: Link) -> None:
+    session = store.claimed(claim(new_key()))
+    await warm(link)
+    proxy.requests.clear()
+    failpoints.arm("after_send=drop")
+    try:
+        assert await called(link, COMMIT, [session.commit()], soon()) in ([b"DUPLICATE 1"], [b"OK 1"])
+    finally:
+        failpoints.arm("")
+    assert proxy.accepted == 2
 
 
 # ---- with a store of the test's own

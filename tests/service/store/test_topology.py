@@ -120,8 +120,9 @@ async def test_a_right_that_is_taken_away_is_waited_for(own_store: EmbeddedStore
         operator.execute_command("ACL", "SETUSER", SERVICE_USER, revoke)
         (told,) = await impatient.write_batch(0, [other.commit()])
         assert isinstance(told, Unanswered)
+        operator.execute_command("ACL", "LOG", "RESET")
         committing = asyncio.create_task(store.write_batch(0, [session.commit()]))
-        await asyncio.sleep(0.1)
+        await until(lambda: committing.done() or operator.execute_command("ACL", "LOG"), "a refusal")
         assert not committing.done()
         operator.execute_command("ACL", "SETUSER", SERVICE_USER, grant)
         assert await committing == [Written(1)]

@@ -11,7 +11,7 @@ from service.store.store import Store
 from tests.conftest import STORES, store_program
 from tests.scripted import Held
 from tests.stored import advanced, claimed, store_of
-from tests.topologies import SERVICE, Sentinel, SentinelStore
+from tests.topologies import HOST, SERVICE, Sentinel, SentinelStore
 from tests.waiting import until
 
 SESSIONS = 8
@@ -71,7 +71,6 @@ async def test_commits_go_on_at_the_new_primary(watched: SentinelStore, how: str
 
 
 async def test_a_switch_that_nobody_announced_is_found(watched: SentinelStore) -> None:
-    """The connection stays, its node says READONLY: the sentinels are asked again."""
     async with store_of(watched.url) as store:
         sessions = await claimed(store, SESSIONS, replicas=2)
         old = watched.primary()
@@ -81,6 +80,21 @@ async def test_a_switch_that_nobody_announced_is_found(watched: SentinelStore) -
         await asyncio.to_thread(watched.wait_ready)
         sessions = await advanced(store, sessions, replicas=2)
         assert all(watched.primary().ask("HGET", session.owner.key.decode(), "n") == "2" for session in sessions)
+
+
+async def test_a_primary_that_was_demoted_behind_its_clients_is_left(children: Children) -> None:
+    """The connection stays, its node says READONLY: the sentinels are asked again."""
+    with SentinelStore(children, sentinels=1, replicas=1, down_after=60.0) as watched:
+        old, (new,), (sentinel,) = watched.primary(), watched.replicas(), watched.sentinels
+        async with store_of(watched.url) as store:
+            sessions = await advanced(store, await claimed(store, SESSIONS), replicas=1)
+            sentinel.ask("SENTINEL", "REMOVE", SERVICE)
+            new.ask("REPLICAOF", "NO", "ONE")
+            old.ask("REPLICAOF", HOST, new.port)
+            committing = asyncio.create_task(advanced(store, sessions))
+            sentinel.ask("SENTINEL", "MONITOR", SERVICE, HOST, new.port, 1)
+            await committing
+            assert new.ask("HGET", sessions[0].owner.key.decode(), "n") == "2"
 
 
 async def test_one_sentinel_is_enough(watched: SentinelStore) -> None:
