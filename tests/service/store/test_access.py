@@ -34,7 +34,15 @@ FORBIDDEN = (
     "PUBLISH channel message",
     "SUBSCRIBE channel",
 )
-FOREIGN = ("GET other", "SET other 1", "HMGET other f", "HSET other f 1", "DEL other", "PEXPIRE other 1", "TYPE other")
+FOREIGN = (
+    "GET other",
+    "SET other 1",
+    "HMGET other f",
+    "HSET other f 1",
+    "DEL other",
+    "PEXPIRE other 1",
+    "HGET other f",
+)
 
 
 @pytest.fixture
