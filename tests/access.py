@@ -41,3 +41,10 @@ def make_users(url: str) -> None:
             _, name, *rules = line.split()
             if name != "default":
                 store.execute_command("ACL", "SETUSER", name, "reset", *rules)
+
+
+def refused(url: str) -> set[str]:
+    """What the store has refused to the service's user; but redis-py may tell its own name in vain."""
+    with Redis.from_url(url, decode_responses=True) as store:
+        entries: list[dict[str, str]] = store.acl_log()
+    return {entry["object"] for entry in entries if entry["username"] == SERVICE_USER} - {"client|setinfo"}

@@ -18,7 +18,7 @@ from cellwire.cli.embedded import EmbeddedStore
 from models import catalogue
 from service.server import Server
 from service.settings import default_cache
-from tests.access import make_users, users
+from tests.access import make_users, refused, users
 from tests.harness import Place, ReplicaProcess, replica, small_models
 
 settings.register_profile("short", max_examples=40, deadline=None)
@@ -70,6 +70,7 @@ def store_url(request: pytest.FixtureRequest, children: Children) -> Iterator[st
         return
     with EmbeddedStore(children, program=store_program(request.param), users=users()) as store:
         yield store.url
+        assert not refused(store.url), "the service asked its store for what deploy/redis/users.acl does not grant"
 
 
 @pytest.fixture(params=STORES)

@@ -1,13 +1,23 @@
 """The compose file: settings that exist, ports on loopback, a store that keeps what it is told."""
 
+import os
+import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from redis import Redis
+from redis.exceptions import AuthenticationError
 
+from cellwire.cli.children import Children, stop
 from service.settings import Settings
+from tests.conftest import store_program
+from tests.waiting import wait_until
 
 REPLICAS = ("cellwire-1", "cellwire-2")
 
@@ -50,13 +60,56 @@ def test_ports_are_published_on_loopback_only(compose: dict[str, Any]) -> None:
 
 def test_redis_persists_evicts_nothing_and_is_reached_by_replicas_only(compose: dict[str, Any]) -> None:
     redis = compose["services"]["redis"]
-    flags = dict(zip(redis["command"][1::2], redis["command"][2::2], strict=True))
+    words = shlex.split(redis["command"][-1].partition("redis-server")[2].replace("\\\n", ""))
+    flags = dict(zip(words[::2], words[1::2], strict=True))
     assert flags["--appendonly"] == "yes"
     assert flags["--maxmemory-policy"] == "noeviction"
     assert "redis:/data" in redis["volumes"]
     assert compose["networks"]["store"]["internal"] is True
     inside = {name for name, service in compose["services"].items() if "store" in service["networks"]}
     assert inside == {"redis", *REPLICAS}
+
+
+def test_redis_lets_the_replicas_in_and_nobody_else(
+    compose: dict[str, Any], root: Path, tmp_path: Path, children: Children
+) -> None:
+    redis, replica = compose["services"]["redis"], compose["services"]["cellwire-1"]["environment"]
+    # what Compose and the image would do: the variables of the file, the mounted file, the image's own programs
+    assert redis["environment"]["STORE_PASSWORD"] == replica["CELLWIRE_STORE_PASSWORD"]
+    (default,) = re.findall(r"\$\{CELLWIRE_STORE_PASSWORD:-(.*)}", replica["CELLWIRE_STORE_PASSWORD"])
+    socket, mounted = tmp_path / "redis.sock", dict(mount.split(":")[:2][::-1] for mount in redis["volumes"])
+    script = redis["command"][-1].replace("$$", "$").replace("/tmp/", f"{tmp_path}/")
+    for inside, outside in mounted.items():
+        script = script.replace(inside, str(root / outside))
+    programs = {
+        "docker-entrypoint.sh": f'exec "$@" --port 0 --unixsocket {socket} --dir {tmp_path}',
+        "redis-cli": f'exec {shutil.which("redis-cli")} -s {socket} "$@"',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    store_program("redis")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    server = children.start(
+        [*redis["command"][:2], script], log=tmp_path / "log", env={"PATH": path, "STORE_PASSWORD": default}
+    )
+    try:
+        wait_until(socket.exists, (tmp_path / "log").read_text())
+
+        def healthy(password: str) -> bool:
+            check = redis["healthcheck"]["test"][1].replace("$$", "$")
+            environment = {"PATH": path, "STORE_PASSWORD": password}
+            return subprocess.run(["sh", "-c", check], env=environment, capture_output=True).returncode == 0
+
+        wait_until(lambda: healthy(default), "a server that answers")
+        assert not healthy("another")
+        with Redis(unix_socket_path=str(socket)) as stranger, pytest.raises(AuthenticationError):
+            stranger.ping()
+        user = replica["CELLWIRE_STORE_USERNAME"]
+        with Redis(unix_socket_path=str(socket), username=user, password=default) as service:
+            assert service.set("cw:k", "v")
+    finally:
+        stop(server)
 
 
 def test_prometheus_scrapes_each_replica_at_its_admin_port(root: Path, compose: dict[str, Any]) -> None:
@@ -70,7 +123,7 @@ def test_prometheus_scrapes_each_replica_at_its_admin_port(root: Path, compose: 
 def test_mounted_files_exist_and_grafana_finds_its_dashboard(root: Path, compose: dict[str, Any]) -> None:
     mounts = [mount.split(":") for service in compose["services"].values() for mount in service.get("volumes", [])]
     files = [mount for mount in mounts if mount[0].startswith("./")]
-    assert len(files) == 3
+    assert len(files) == 4
     assert all((root / mount[0]).exists() and mount[2] == "ro" for mount in files)
     assert {mount[0] for mount in mounts if mount not in files} == set(compose["volumes"])
     provider = root / "deploy" / "grafana" / "provisioning" / "dashboards" / "cellwire.yml"

@@ -1,5 +1,6 @@
 """The manifests: they hang together, and with the server's settings."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,21 @@ def test_a_pod_may_do_little(pod: Manifest, container: Manifest, dockerfile: lis
 def test_what_the_replica_writes_to_is_mounted(pod: Manifest, container: Manifest, settings: Settings) -> None:
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    assert set(mounts) == {"/tmp", str(settings.models_cache)}
+    read_only = {mount["mountPath"] for mount in container["volumeMounts"] if mount.get("readOnly")}
+    assert set(mounts) - read_only == {"/tmp", str(settings.models_cache)}
     assert volumes[mounts["/tmp"]]["emptyDir"]["medium"] == "Memory"
-    assert all("sizeLimit" in volume["emptyDir"] for volume in volumes.values())
+    assert all("sizeLimit" in volumes[mounts[path]]["emptyDir"] for path in set(mounts) - read_only)
+
+
+def test_the_stores_secrets_are_files_and_may_be_missing(folder: Path, pod: Manifest, container: Manifest) -> None:
+    (mount,) = (mount for mount in container["volumeMounts"] if mount.get("readOnly"))
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == mount["name"])
+    assert volume["secret"]["optional"] is True
+    # what the comment of the settings says to switch on
+    text = (folder / "configmap.yaml").read_text()
+    named = dict(re.findall(r"#   CELLWIRE_(\w+): (.+)", text))
+    assert {name.lower() for name in named} <= set(Settings.model_fields)
+    assert {path.rpartition("/")[0] for path in named.values() if "/" in path} == {mount["mountPath"]}
 
 
 def test_replicas_spread_over_machines_and_zones(pod: Manifest) -> None:

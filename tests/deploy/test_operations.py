@@ -25,3 +25,12 @@ def test_the_init_container_of_the_page_fits_the_deployment(root: Path) -> None:
     assert init["securityContext"] == server["securityContext"]
     assert init["image"] == server["image"]
     assert all(mount in server["volumeMounts"] for mount in init["volumeMounts"])
+
+
+def test_the_page_says_what_each_right_of_the_service_is_for(root: Path) -> None:
+    page = (root / "docs" / "operations.md").read_text().partition("is held to keys")[2]
+    rows = [line.split(" | ")[0] for line in page.split("\n\n")[1].splitlines()[2:]]
+    explained = [word.replace("\\|", "|") for row in rows for word in re.findall(r"`([^`]+)`", row)]
+    users = (root / "deploy" / "redis" / "users.acl").read_text()
+    (line,) = re.findall("^user cellwire (.*)$", users, re.MULTILINE)
+    assert sorted(explained) == sorted(re.findall(r"\+(\S+)", line))
