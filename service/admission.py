@@ -13,8 +13,10 @@ from service.errors import Overloaded, Quota
 TARGET_RUNS = 4
 """The least target in runs of a full batch: a model that takes long is given the time for a short queue."""
 FLOOR_BATCHES = 16
-"""The limit never falls below so many batches, as long as the cell alone can run them in half of the target."""
-DECREASE = 0.9
+"""The limit never falls below so many batches, as long as the cell alone can run them in a part of the target."""
+FLOOR_SHARE = 1 / 8
+DECREASE = 0.5
+"""The most that the limit falls at once."""
 PRIORITIES = 5
 """Priorities beyond this, up or down, count as this."""
 PRIORITY_SHARE = 0.05
@@ -82,7 +84,8 @@ class Admission:
     """A limit on the messages of one model in flight, driven by how long they take from acceptance to commit.
 
     Additive increase, multiplicative decrease, once a window of two targets: when a timestep took longer than the
-    target in the mean, the limit falls by a tenth; when it did not although the limit was reached, it grows by a batch.
+    target in the mean, the limit falls in proportion; when it did not although the limit was reached, it grows by a
+    batch.
     It begins at what the cell alone can run within the target. What waits beyond it would be answered too late to be
     of use, and would make everything behind it late.
     """
@@ -101,7 +104,7 @@ class Admission:
         self._rate = rate
         self._clock = clock
         within = max_batch * self._target / batch_seconds
-        self._floor = max(1.0, min(float(FLOOR_BATCHES * max_batch), within / 2))
+        self._floor = max(1.0, min(float(FLOOR_BATCHES * max_batch), within * FLOOR_SHARE))
         self.limit = max(self._floor, within)
         self.in_flight = 0
         self._window = 2 * self._target
@@ -169,12 +172,14 @@ class Admission:
         """Moves the limit at the end of a window."""
         if now < self._window_end:
             return
-        if self._done and self._seconds > self._target * self._done:
-            self.limit = max(self._floor, self.limit * DECREASE)
+        mean = self._seconds / max(1, self._done)
+        if mean > self._target:
+            self.limit = max(self._floor, self.limit * max(DECREASE, self._target / mean))
         elif self._done and self._reached:
             self.limit += self._max_batch
         self._excess = self._refused / max(1, self._done)
-        self._window_end = now + self._window
+        # what was accepted under the limit as it was is not measured against the new one
+        self._window_end = now + max(self._window, mean)
         self._done, self._seconds, self._refused, self._reached = 0, 0.0, 0, False
 
 

@@ -261,6 +261,8 @@ class Server:
                 # A server's default of two hours leaves clients that vanished half open.
                 ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
                 ("grpc.keepalive_timeout_ms", round(KEEPALIVE_TIMEOUT * 1000)),
+                # By itself the timeout above does nothing: the ping's own, of a minute, would be waited for.
+                ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_TIMEOUT * 1000)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 ("grpc.server_handshake_timeout_ms", 10_000),

@@ -88,12 +88,12 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         """One session: Open, then one reply a message, until the client ends it or its claim is lost."""
         if self._sessions.draining:
             raise Draining("this replica is going", retry_after=0.0)
-        messages = aiter(request_iterator)
         stream, caps = LiveStream(), ExitStack()
         caps.enter_context(self._stream_cap.one())
         self.streams.add(stream)
         session: Session | None = None
         try:
+            messages = aiter(request_iterator)
             stream.waiting = True
             first = await anext(messages, None)
             stream.waiting = False

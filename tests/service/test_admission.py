@@ -1,7 +1,11 @@
 """Admission: what is counted in is counted out once, the limit follows the time that is measured, and comes back."""
 
 import asyncio
+import random
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -100,6 +104,55 @@ def test_the_limit_does_not_grow_while_it_is_not_reached() -> None:
     before = admission.limit
     served(admission, clock, TARGET / 10, 50, wanted=3)
     assert admission.limit == before
+
+
+GOOD = 0.1
+
+
+def simulated(offered: float, batch_seconds: float, seconds: float = 6.0) -> tuple[float, Admission]:
+    """Replies a second within GOOD of their arrival, from a cell that runs one batch after the other.
+
+    The admission believes that a run takes RUN; `batch_seconds` is how long one really takes. Arrivals are Poisson's.
+    The first half is not counted.
+    """
+    clock, draw = Clock(), random.Random(7)
+    admission, start = made(clock), clock.now
+    queue: deque[tuple[float, InFlight]] = deque()
+    running: list[tuple[float, InFlight]] = []
+    arrival, end, good = start + draw.expovariate(offered), inf, 0
+    while clock.now < start + seconds:
+        clock.now = min(arrival, end)
+        if arrival <= end:
+            place = admission.step()
+            with suppress(Overloaded):
+                place.__enter__()
+                queue.append((arrival, place))
+            arrival += draw.expovariate(offered)
+        else:
+            for came, place in running:
+                place.__exit__(None)
+                good += clock.now - came <= GOOD and came > start + seconds / 2
+            running, end = [], inf
+        if not running and queue:
+            running = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+            end = clock.now + batch_seconds
+    return good / (seconds / 2), admission
+
+
+@pytest.mark.parametrize("slower", [0.5, 1, 3, 6], ids="{}x".format)
+def test_goodput_at_four_times_the_capacity_is_that_at_capacity(slower: float) -> None:
+    """Also where runs take other than the model was warmed up with, because the machine has other things to do."""
+    capacity = BATCH / (slower * RUN)
+    once, _ = simulated(capacity, slower * RUN)
+    fourfold, admission = simulated(4 * capacity, slower * RUN)
+    assert fourfold >= 0.9 * max(once, 0.9 * capacity)
+    assert admission.in_flight <= admission.limit + BATCH
+
+
+def test_nearly_nothing_is_refused_below_capacity() -> None:
+    offered = 0.7 * BATCH / RUN
+    goodput, _ = simulated(offered, RUN)
+    assert goodput >= 0.97 * offered
 
 
 def test_new_sessions_go_first_and_then_the_lower_priorities() -> None:
