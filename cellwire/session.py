@@ -53,7 +53,7 @@ class Session:
     @property
     def last_step(self) -> int:
         """The number of the last timestep whose reply the application got."""
-        return self.resume_point.step
+        return (self._delivered or (self._line.standing.point.step, b""))[0]
 
     @property
     def resumptions(self) -> tuple[Resumption, ...]:

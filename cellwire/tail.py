@@ -4,7 +4,7 @@ Plain bookkeeping without I/O. It knows no replies: the application has them.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 from cellwire.errors import LineageMismatch, Position, StateRegressed
@@ -54,9 +54,10 @@ class Tail:
             self._bytes -= oldest.size
             self._before = oldest.checkpoint
 
-    def above(self, step: int) -> Iterator[Checkpoint]:
+    def above(self, step: int) -> list[Checkpoint]:
         """The checkpoints above a step."""
-        return (each.checkpoint for each in self._messages if each.checkpoint[0] > step)
+        newest_first = (answered.checkpoint for answered in reversed(self._messages))
+        return list(takewhile(lambda checkpoint: checkpoint[0] > step, newest_first))[::-1]
 
     def back_to(self, place: Position) -> list[Answered]:
         """Give up and return the messages behind the place where the session stands now, in order.

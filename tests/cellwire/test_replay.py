@@ -104,6 +104,19 @@ async def test_a_store_that_comes_back_with_what_it_had_lost_is_believed(client:
     assert memory.sessions["s"].inputs == INPUTS
 
 
+async def test_amid_a_replay_the_application_stands_where_it_was(client: Client, memory: Memory) -> None:
+    points: list[ResumePoint] = []
+    memory.faults["fall_back", 9] = 3
+    async with client.session("s", model="checker") as session:
+        memory.on_step = lambda step: points.append(session.resume_point) if len(memory.opens) == 3 else None
+        for frame in FRAMES[:9]:
+            await session.step(frame)
+    amid = points[:3]
+    assert [(point.step, point.durable_step) for point in amid] == [(8, 5), (8, 6), (8, 7)]
+    assert [[step for step, _ in point.undurable] for point in amid] == [[6, 7, 8], [7, 8], [8]]
+    assert {point.undurable[-1] for point in amid} == {(8, amid[0].h)}
+
+
 async def test_another_history_behind_the_fall_is_a_mismatch(client: Client, memory: Memory) -> None:
     def rewrite(step: int) -> None:
         if step == 8:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cellwire.errors import Position
 from cellwire.resume import ResumePoint
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import resume_pb2
@@ -24,6 +25,7 @@ from cellwire.v1 import resume_pb2
         epoch=st.integers(0, 2**60),
         store_id=st.binary(max_size=16),
         incarnation=st.binary(max_size=16),
+        undurable=st.lists(st.tuples(st.integers(0, 2**53), st.binary(max_size=16))).map(tuple),
     )
 )
 def test_a_point_comes_back_from_its_text(point: ResumePoint) -> None:
@@ -36,9 +38,44 @@ def test_a_point_hides_its_token() -> None:
     assert repr(point.token) not in repr(point)
 
 
+def test_the_text_of_the_release_before_is_read() -> None:
+    text = (
+        '{"resume_point": 1, "session_id": "s", "token": "00ff", "model": "checker", "version": "1", "step": 7,'
+        ' "h": "0a", "durable_step": 7, "epoch": 3, "store_id": "aa", "incarnation": "bb"}'
+    )
+    assert ResumePoint.from_json(text) == ResumePoint(
+        "s", b"\x00\xff", "checker", "1", 7, b"\n", 7, 3, b"\xaa", b"\xbb"
+    )
+
+
+def test_a_point_goes_back_to_where_the_store_stands() -> None:
+    point = ResumePoint("s", b"t" * 16, "checker", "1", 9, b"h9", 7, 4, b"store", b"i", ((8, b"h8"), (9, b"h9")))
+    back = point.back_to(Position(5, b"h5", 3, b"i", b"store"))
+    assert (back.step, back.h, back.durable_step, back.epoch, back.undurable) == (5, b"h5", 5, 3, ())
+    assert back.message().received.step == back.message().durable_step == 5
+
+
+def test_the_wire_gets_the_undurable_steps() -> None:
+    told = ResumePoint("s", b"t" * 16, step=9, h=b"h9", durable_step=7, undurable=((8, b"h8"), (9, b"h9"))).message()
+    assert [(pair.step, pair.h) for pair in told.undurable] == [(8, b"h8"), (9, b"h9")]
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "[" * 100_000, "9" * 5000, '{"resume_point": 2}', '{"resume_point": 1, "token": "zz"}', "null"],
+    [
+        *(
+            "",
+            "[]",
+            "{}",
+            "[" * 100_000,
+            "9" * 5000,
+            "null",
+            '{"resume_point": 3}',
+            '{"resume_point": 1, "token": "zz"}',
+        ),
+        '{"resume_point": 2, "session_id": "s", "token": "", "h": "", "store_id": "", "incarnation": "", '
+        '"undurable": [[1, "zz"]]}',
+    ],
 )
 def test_other_text_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(ValueError, match="not a resume point of this release"):

@@ -4,17 +4,20 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 
+import grpc.aio
 import pytest
 
-from cellwire import errors
+from cellwire import errors, line
 from cellwire.client import Client, Writes
 from cellwire.resume import ResumePoint
 from cellwire.session import Session
 from cellwire.tensors import Frame
 from cellwire.v1 import cell_service_pb2 as pb
+from cellwire.v1.cell_service_pb2_grpc import CellServiceStub
 from models.cells import checked
 from tests.cellwire.fake import WINDOW, FakeReplica, Memory
-from tests.harness import number
+from tests.harness import number, timestep
+from tests.waiting import until
 
 Fakes = tuple[FakeReplica, FakeReplica]
 INPUTS = [(7 * n) % 1009 for n in range(1, 21)]
@@ -166,6 +169,41 @@ async def test_the_later_of_two_rivals_wins_and_the_other_is_told(client: Client
                 await older.step(number(3))
             await newer.step(number(4))
     assert memory.sessions["s"].inputs == [1, 2, 4]
+
+
+async def test_a_rival_that_comes_amid_writes_is_never_resumed_against(client: Client, memory: Memory) -> None:
+    chance = random.Random(1)
+    for name in range(60):
+        step = chance.randrange(1, 12)
+
+        def displace(done: int, name: int = name, step: int = step) -> None:
+            if done == step:
+                memory.sessions[f"s{name}"].owner = object()
+                memory.sessions[f"s{name}"].epoch += 1
+
+        memory.on_step = displace
+        with pytest.raises(errors.Superseded):
+            async with client.session(f"s{name}", model="checker") as session:
+                await streamed(session)
+        assert len(memory.opens) == name + 1
+
+
+async def test_what_was_said_before_the_end_is_read_behind_a_write_that_met_the_end(
+    fakes: Fakes, memory: Memory
+) -> None:
+    """Otherwise a superseded client would take a status made by its own library for a broken connection, and resume."""
+    memory.faults["superseded", 2] = 1
+    async with grpc.aio.insecure_channel(fakes[0].target) as channel:
+        call = CellServiceStub(channel).Stream()
+        await line._write(call, pb.StreamRequest(open=pb.Open(session_id="s", model="checker")))
+        for step in range(1, 40):
+            await line._write(call, pb.StreamRequest(timestep=timestep(step, number(3))))
+        await until(call.done, "a write that fails")
+        responses = aiter(call)
+        kinds = [(await line._read(responses)).WhichOneof("kind") for _ in range(3)]
+        assert kinds == ["opened", "reply", "notice"]
+        with pytest.raises(errors.Superseded):
+            await line._read(responses)
 
 
 async def test_a_stale_open_opens_again_with_the_epoch_told(client: Client, memory: Memory) -> None:

@@ -171,6 +171,24 @@ def test_behind_a_refused_message_of_a_run_nothing_of_it_goes_out(loop: asyncio.
     assert run.refusal is not None
 
 
+def test_what_comes_back_goes_first_within_the_window_and_takes_nobodys_room(loop: asyncio.AbstractEventLoop) -> None:
+    settled: list[None] = []
+    book = book_of(2, 9, lambda: settled.append(None))
+    new = message(loop)
+    book.add(new)
+    again = [message(loop) for _ in range(3)]
+    for step, each in enumerate(again, 7):
+        each.request.timestep.step, each.answered_h = step, h_of(step)
+    book.fall_back(6, again)
+    assert [book.take(), book.take(), book.take()] == [*again[:2], None]
+    for each in again:
+        assert book.answered(each.step) is each
+        book.take()
+    assert not settled
+    assert book.answered(10) is new
+    assert len(settled) == 1
+
+
 def test_everyone_who_waits_is_told(loop: asyncio.AbstractEventLoop) -> None:
     settled = 0
 
