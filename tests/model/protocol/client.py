@@ -21,8 +21,19 @@ class Kind(Enum):
 
 
 ENDS = frozenset(
-    "SUPERSEDED SESSION_CLOSED SESSION_EXISTS SESSION_UNKNOWN INCARNATION_MISMATCH LINEAGE_MISMATCH STEP_TOO_OLD "
-    "STEP_CONFLICT SESSION_EXPIRED_OR_LOST STORE_LOST LAST_STEP_MISMATCH".split()
+    {
+        "SUPERSEDED",
+        "SESSION_CLOSED",
+        "SESSION_EXISTS",
+        "SESSION_UNKNOWN",
+        "INCARNATION_MISMATCH",
+        "LINEAGE_MISMATCH",
+        "STEP_TOO_OLD",
+        "STEP_CONFLICT",
+        "SESSION_EXPIRED_OR_LOST",
+        "STORE_LOST",
+        "LAST_STEP_MISMATCH",
+    }
 )
 """Reasons that surface: the client stops. After the others it opens again."""
 
@@ -40,7 +51,9 @@ class Sent:
 class Client:
     """One program with one session after the other, each with a token of its own."""
 
-    def __init__(self, name: str, kind: Kind, rules: Rules, write_behind: bool = False, with_token: bool = True) -> None:
+    def __init__(
+        self, name: str, kind: Kind, rules: Rules, write_behind: bool = False, with_token: bool = True
+    ) -> None:
         self.name = name
         self.kind = kind
         self.rules = rules
@@ -151,17 +164,7 @@ class Client:
         elif self.accept == (told.step, told.h):
             self._go_back_to(told.step)
         self.accept = None
-        if told.step < self.received:
-            own = self.told.get(told.step)
-            if not self.rules.undurable_compared:
-                own = told.h
-            if told.step < self.durable or own != told.h:
-                self.fail("LINEAGE_MISMATCH")
-                return
-        elif told.step == self.received and told.h != self.told[told.step] and self.rules.lineage_checked:
-            self.fail("LINEAGE_MISMATCH")
-            return
-        elif told.step > self.received and not self._may_have_reached(told.step):
+        if not self._is_mine(told):
             self.fail("LINEAGE_MISMATCH")
             return
         self.ahead = (told.step, told.h) if told.step > self.received else None
@@ -170,6 +173,15 @@ class Client:
         if told.incarnation != self.token:
             self.token = ""
         self.resend_from = min(told.step, self.received)
+
+    def _is_mine(self, told: Opened) -> bool:
+        """Whether the session stands where this client's messages led, or may have led."""
+        if told.step > self.received:
+            return self._may_have_reached(told.step)
+        if told.step < self.received:
+            same = self.told.get(told.step) == told.h or not self.rules.undurable_compared
+            return same and told.step >= self.durable
+        return self.told[told.step] == told.h or not self.rules.lineage_checked
 
     def _go_back_to(self, step: int) -> None:
         """The store fell back, and the client goes on from there knowingly."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tests.model.protocol.items import (
+    NOBODY,
     Answer,
     Chain,
     Claim,
@@ -116,7 +117,7 @@ class Session:
     write_behind: bool
     state: str = "claiming"
     """claiming, waiting (a unary call that looks again), granted (not yet held), live, ended."""
-    owner: Owner = Owner("", "", 0)
+    owner: Owner = NOBODY
     displaced: int = 0
     """The epoch that its claim displaced."""
     step: int = 0
@@ -154,7 +155,7 @@ class Call:
     """On their way, each to a shard."""
     sends: int = 1
     parked: list[tuple[Answer, int, int, int]] = field(default_factory=list)
-    """Answers that wait for replicas: of which shard, the offset that WAIT waits for, the one that the answer relies on."""
+    """Answers that wait for replicas: the shard, the offset that WAIT waits for, the one that the answer relies on."""
     heard: bool = False
     """Of a heartbeat: answered."""
     grants: int = 0
@@ -206,8 +207,10 @@ class Replica:
             if session.unary:
                 session.state = "live"
                 self.serve(session)
-        elif answer.word == "STALE" and session.unary and (
-            item.mode is not Mode.RESTART or not self._rules.restart_asked_once
+        elif (
+            answer.word == "STALE"
+            and session.unary
+            and (item.mode is not Mode.RESTART or not self._rules.restart_asked_once)
         ):
             session.claim = replace(session.claim, found=answer.epoch)
             self._look_again(session, Failed("STALE_OPEN", epoch=answer.epoch))
@@ -306,7 +309,9 @@ class Replica:
             self.end(older, Failed("SUPERSEDED" if displaced else "CLAIM_LOST"))
         if session.state == "live":
             session.told = True
-            opened = Opened(session.step, session.h, session.owner.epoch, session.owner.incarnation, self._around.store_id())
+            opened = Opened(
+                session.step, session.h, session.owner.epoch, session.owner.incarnation, self._around.store_id()
+            )
             session.down.append(opened)
 
     def serve(self, session: Session) -> None:

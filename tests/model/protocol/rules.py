@@ -1,4 +1,4 @@
-"""The rules of the session protocol (docs/protocol.md), each a switch: what a control breaks to see that it is found out."""
+"""The rules of the session protocol (docs/protocol.md), each a switch: a control breaks one to see it found."""
 
 from dataclasses import dataclass
 
@@ -55,7 +55,7 @@ class Rules:
     kill_names_life: bool = True
     """An operator's kill ends the life that was meant, not the one that has the id by now."""
     other_life_fences: bool = True
-    """A write of another life of the id is FENCED by what is there, living or closed; else it is told GONE or CLOSED."""
+    """A write of another life of the id is FENCED by what is there, not told GONE or CLOSED."""
     tombstone_names_life: bool = True
     """A claim that names another life than that of the tombstone is not told that its own was closed."""
 

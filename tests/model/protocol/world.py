@@ -113,10 +113,10 @@ class World:
                 yield ("again", name), 3
             return
         if session is None:
-            if client.attempts < self.budget["opens"] + self.budget["again"]:
-                if client.kind is Kind.STREAM or client.unanswered or client.steps < self.budget["steps"]:
-                    yield ("open", name, "A"), 4
-                    yield ("open", name, "B"), 4
+            wants = client.kind is Kind.STREAM or client.unanswered or client.steps < self.budget["steps"]
+            if wants and client.attempts < self.budget["opens"] + self.budget["again"]:
+                yield ("open", name, "A"), 4
+                yield ("open", name, "B"), 4
             if client.kind is Kind.FACADE and client.lives <= self.budget.get("restart", 0):
                 yield ("restart", name), 1
             return
@@ -584,7 +584,8 @@ class World:
             self._serve_quietly(session)
         key = self.store.key
         owned = key and any(
-            session.state in ("live", "granted") and session.owner.nonce == key.owner for session in self.sessions.values()
+            session.state in ("live", "granted") and session.owner.nonce == key.owner
+            for session in self.sessions.values()
         )
         if key and key.lease is Lease.HELD and not owned and turn % 4 == 3:
             self._do_lapse()
