@@ -85,7 +85,7 @@ class Client:
         self.session: Session | None = None
         self.opened = False
         self.going_back = False
-        self.restarting = False
+        self.restarting = self.kind is Kind.FACADE
         self.closing = False
         self.tried_close = False
         self.closed = False
