@@ -18,6 +18,8 @@ class Kind(Enum):
     UNARY = "unary"
     FACADE = "facade"
     """Unary calls without a resume point; a session is begun anew by a restart."""
+    UNNUMBERED = "unnumbered"
+    """Unary calls without numbers, each with an input of its own: this client never asks again."""
 
 
 ENDS = frozenset(
@@ -59,6 +61,8 @@ class Client:
         self.rules = rules
         self.write_behind = write_behind
         self.with_token = with_token
+        self.skips = False
+        """It gives up replies that the ring no longer has."""
         self.lives = 0
         self.attempts = 0
         self.begin()
@@ -115,7 +119,7 @@ class Client:
 
     def point(self) -> Point | None:
         """The resume point of its next open."""
-        if not self.knows or self.kind is Kind.FACADE:
+        if not self.knows or self.kind in (Kind.FACADE, Kind.UNNUMBERED):
             return None
         undurable: tuple[tuple[int, Chain], ...] = ()
         if self.write_behind:
@@ -130,6 +134,16 @@ class Client:
         life = "+" * (self.lives - 1)
         inputs = tuple(f"{self.name}{life}.{step}" for step in range(first, first + span))
         self.log.append(Sent(Message(first, inputs)))
+
+    def call(self, span: int) -> Message:
+        """The message of its next unary call."""
+        if self.kind is Kind.UNNUMBERED:
+            return Message(0, (f"{self.name}.call{self.attempts}",))
+        if not self.unanswered:
+            self.add(span)
+        sent = self.unanswered[0]
+        sent.on_stream = True
+        return sent.message
 
     def next(self) -> Sent | None:
         """What goes out next on the current stream; None while going back."""
@@ -163,7 +177,10 @@ class Client:
             self.told[told.step] = told.h
         elif self.accept == (told.step, told.h):
             self._go_back_to(told.step)
-        self.accept = None
+        elif self.skip_lost and told.step > self.received:
+            self.received = self.durable = told.step
+            self.told, self.log = {told.step: told.h}, []
+        self.accept, self.skip_lost = None, False
         if not self._is_mine(told):
             self.fail("LINEAGE_MISMATCH")
             return
@@ -192,7 +209,7 @@ class Client:
             sent.in_doubt = self.rules.replayed_in_doubt
 
     def _may_have_reached(self, step: int) -> bool:
-        if self.skip_lost or not self.rules.position_checked:
+        if not self.rules.position_checked:
             return True
         return any(sent.in_doubt and sent.message.last == step for sent in self.log)
 
@@ -254,6 +271,8 @@ class Client:
                 self.accept = (failed.step, failed.h)
             else:
                 self._go_back_to(failed.step)
+        elif failed.reason == "STEP_TOO_OLD" and self.skips:
+            self.skip_lost = True
         elif failed.reason in ENDS:
             self.failure = failed.reason
 

@@ -24,6 +24,8 @@ BEHIND = Config("write-behind", write_behind=True, span=2, budget={"steps": 6} |
 BEHIND_RIVALS = Config("write-behind-rivals", rivals=(RIVAL,), write_behind=True, span=2, budget={"steps": 6} | LOSSES)
 UNARY = Config("unary", lone=Kind.UNARY, span=2, budget={"opens": 8} | LOSSES)
 UNARY_RIVALS = Config("unary-rivals", rivals=(OTHER_UNARY,), budget={"opens": 7} | LOSSES)
+UNNUMBERED = Config("unnumbered", lone=Kind.UNNUMBERED, budget={"opens": 8, "fail_over": 0})
+SKIPS = Config("skips", rivals=(RIVAL,), skips=True, budget={"opens": 8, "steps": 7} | LOSSES)
 AGAIN = Config("closed-and-again", budget={"close": 3, "again": 3, "opens": 6, "steps": 1, "expire": 1})
 KILLED = Config("killed", budget={"kill": 2, "close": 1, "again": 3, "opens": 6, "steps": 2} | LOSSES)
 FACADE = Config("facade", lone=Kind.FACADE, budget={"opens": 8, "restart": 3, "steps": 2})
@@ -51,6 +53,8 @@ CONFIGS = (
     BEHIND_RIVALS,
     UNARY,
     UNARY_RIVALS,
+    UNNUMBERED,
+    SKIPS,
     AGAIN,
     KILLED,
     FACADE,

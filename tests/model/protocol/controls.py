@@ -41,7 +41,12 @@ _REOPENED = Config(
     bias={"fail_over": 4, "abandon": 2},
 )
 _LIVES = Config("lives", budget=_CALM | {"close": 3, "again": 3, "steps": 1, "fail_over": 1, "abandon": 0})
-_CLOSES = Config("closes", replicas=1, budget=_CALM | {"close": 2, "steps": 1, "fail_over": 2}, bias={"close": 5})
+_CLOSES = Config(
+    "closes",
+    replicas=1,
+    budget=_SURE | {"close": 2, "give_up": 3, "crash": 0, "steps": 1, "fail_over": 2},
+    bias={"close": 8, "copy": 0.4, "fail_over": 2, "execute_at_old": 0},
+)
 _KILLS = Config("kills", budget=_CALM | {"kill": 2, "again": 2, "steps": 1})
 _SPANS = Config("overtaken", rivals=(at.RIVAL,), span=2, budget={"close": 0, "opens": 8, "steps": 6, "fail_over": 1})
 
@@ -85,15 +90,18 @@ CONTROLS: dict[str, Control] = {
     "doubt-survived": Control(replace(_RULES, doubt_ends_session=False), (at.ALONE,)),
     "commit-before-wait": Control(replace(_RULES, wait_for_commits=False), (at.REPLICATED,)),
     "open-before-wait": Control(replace(_RULES, wait_for_claims=False), (at.REPLICATED,)),
-    "close-before-wait": Control(replace(_RULES, wait_for_closes=False), (_CLOSES,)),
+    "close-before-wait": Control(replace(_RULES, wait_for_closes=False), (_CLOSES,), seed=710),
+    "closed-before-wait": Control(replace(_RULES, wait_for_closed=False), (_CLOSES,), seed=760),
     "replay-not-compared": Control(replace(_RULES, replay_compares=False), (at.RIVALS, at.UNARY_RIVALS)),
     "spans-in-part": Control(replace(_RULES, spans_whole=False), (at.SPANS,)),
     "kept-answers-any-step": Control(replace(_RULES, kept_next_only=False), (at.UNARY, at.UNARY_RIVALS)),
     "unary-keeps-lease": Control(replace(_RULES, unary_releases=False), (at.UNARY,)),
+    "unnumbered-run-again": Control(replace(_RULES, unnumbered_once=False), (at.UNNUMBERED,)),
     "restart-asked-again": Control(replace(_RULES, restart_asked_once=False), (at.FACADE,)),
     "hold-by-arrival": Control(replace(_RULES, hold_by_epoch=False, hold_by_displaced=False), (at.ALONE,)),
     "hold-without-p": Control(replace(_RULES, hold_by_displaced=False), (_REOPENED,), seed=440),
     "replaced-is-loss": Control(replace(_RULES, replaced_ends_softly=False, losses_asked_again=False), (at.CLUSTER,)),
+    "ask-not-followed": Control(replace(_RULES, ask_followed=False), (at.CLUSTER,)),
     # clients
     "losses-not-asked-again": Control(replace(_RULES, losses_asked_again=False), (at.ALONE_LOSSY, at.BEHIND)),
     "replay-not-in-doubt": Control(replace(_RULES, replayed_in_doubt=False), (at.BEHIND, at.ALONE_LOSSY), seed=901),

@@ -183,7 +183,7 @@ class Observer:
             self._surfaced(client)
             return
         match response:
-            case Opened(step, h) if told and not client.skip_lost:
+            case Opened(step, h) if told and client.received == received:  # and not further, knowingly
                 same = min(step, received)
                 if h[: same + 1] != told[received][: same + 1]:
                     raise Violation("I2 opened silently on another lineage")
@@ -198,7 +198,7 @@ class Observer:
         if reply.h[-len(inputs) :] != inputs:
             raise Violation("REPLY to other inputs than those that were sent")
         base = client.told.get(sent.message.first - 1)
-        if base is not None and client.told[reply.step] != base + inputs and not client.skip_lost:
+        if base is not None and client.told[reply.step] != base + inputs:
             raise Violation("I2 went on silently on another lineage")
         if client.write_behind or self._store.lost:
             return

@@ -126,7 +126,8 @@ def _claim(item: Claim, key: Key | None, now: int, rules: Rules) -> Result:
         if rules.tombstone_names_life and point and point.incarnation != key.incarnation:
             return refuse("INCARNATION")
         if holder or resumes or beyond:
-            return refuse("CLOSED")
+            answer, _, _ = refuse("CLOSED")
+            return answer, key, rules.wait_for_closed
         return refuse("STALE") if stale else create()
     if item.mode is Mode.RESTART and not holder:
         return refuse("STALE") if stale else create()
@@ -189,7 +190,8 @@ def _close(item: Close, key: Key | None, now: int, rules: Rules) -> Result:
         return Answer("DUPLICATE", key.step), replace(key, touched=now), True
     refused = _refusal(item.owner, key, rules)
     if refused or key is None:
-        return refused or Answer("GONE"), key, False
+        closed = refused is not None and refused.word == "CLOSED"
+        return refused or Answer("GONE"), key, closed and rules.wait_for_closed
     if item.step != key.step:
         return Answer("MISMATCH", key.step), key, False
     return Answer("OK", key.step), _tombstone(key, now, rules), True

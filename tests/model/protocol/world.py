@@ -48,6 +48,8 @@ class Config:
     shards: int = 1
     replicas: int = 0
     """That must hold a write before it is answered."""
+    skips: bool = False
+    """Clients give up replies that the ring no longer has."""
     best: bool = True
     """A failover promotes the replica that has most; else any."""
     budget: dict[str, int] = field(default_factory=dict)
@@ -71,6 +73,8 @@ class World:
             if with_token:
                 rival.token = self.clients[LONE].token
             self.clients[name] = rival
+        for client in self.clients.values():
+            client.skips = config.skips
         self.sessions: dict[str, Session] = {}
         self.calls: dict[str, Call] = {}
         self.budget = {**BUDGET, **config.budget}
@@ -252,16 +256,13 @@ class World:
         session = Session(session_name, name, replica, claim, unary, client.write_behind and not unary)
         self.sessions[session_name] = client.session = session
         if unary:
-            if not client.unanswered:
-                client.add(1 + client.attempts % self.config.span)
-            sent = client.unanswered[0]
-            sent.on_stream = True
-            session.up.append(sent.message)
-            kept = replica.take(claim, sent.message)
+            message = client.call(1 + client.attempts % self.config.span)
+            session.up.append(message)
+            kept = replica.take(claim, message)
             if kept:
                 session.state, session.owner, session.from_kept = "live", kept.owner, True
                 session.step, session.h, session.ring, session.durable = kept.step, kept.h, kept.ring, kept.step
-                replica.step(session, sent.message)
+                replica.step(session, message)
                 return
         session.call = self.send(session, claim)
 
@@ -391,6 +392,9 @@ class World:
         address = call.copies.pop(0)
         waited_for = self._is_waited_for(call)
         elsewhere = self.store.redirect(address)
+        if elsewhere is not None and elsewhere.asking and not self.rules.ask_followed:
+            self._answer(call, execute(call.item, None, self.now, self.rules)[0])
+            return
         if elsewhere is not None:
             if waited_for or call.session is None:
                 call.copies.insert(0, elsewhere)
@@ -413,7 +417,7 @@ class World:
             self.observer.misled = True
         if not answered:
             return
-        if self._waits(call.item) and answer.word in ("OK", "DUPLICATE"):
+        if self._waits(call.item) and (wrote or answer.word == "DUPLICATE"):
             call.parked.append((answer, index, shard.offset if wrote else 0, shard.offset))
             self._answer_parked(call)
         else:
@@ -579,6 +583,7 @@ class World:
             call = session.call
             if call and not call.copies and not call.parked:
                 call.copies.append(Address(session.replica.route))
+                call.sends += 1
         for call in list(self.calls.values()):
             if call.copies:
                 self._execute(call, answered=True)
