@@ -210,7 +210,8 @@ class Observer:
         lossy = self._store.lost or self.misled
         if why in LONE and not self.rival:
             # an earlier life of the id, which had been closed, may be back
-            came_back = lossy and client.lives > 1 and why in ("INCARNATION_MISMATCH", "LINEAGE_MISMATCH")
+            told = why in ("INCARNATION_MISMATCH", "LINEAGE_MISMATCH") or (why == "SESSION_CLOSED" and not client.token)
+            came_back = lossy and client.lives > 1 and told
             if not came_back:
                 raise Violation(f"LONE a lone client was told {why}")
         if why == "STATE_REGRESSED" and client.kind is Kind.STREAM and not self.rival:
