@@ -1,8 +1,8 @@
 """Random walks through worlds of the session protocol, for as long as one likes; what they find is shown shrunk.
 
-    python -m tests.model.explore --seconds 60            the protocol
-    python -m tests.model.explore --control no-fence      the protocol with one rule broken, which must be found out
-    python -m tests.model.explore --seed 7 --runs 1       one walk again
+python -m tests.model.explore --seconds 60            the protocol
+python -m tests.model.explore --control no-fence      the protocol with one rule broken, which must be found out
+python -m tests.model.explore --seed 7 --runs 1       one walk again
 """
 
 import argparse
@@ -134,10 +134,11 @@ def main() -> int:
     configs = control.configs if control else CONFIGS
     if options.config:
         configs = tuple(config for config in CONFIGS if config.name == options.config)
-    deadline = time.monotonic() + options.seconds
+    deadline: float = time.monotonic() + options.seconds
+    walks: int | None = options.runs
 
     def goes_on(run: int) -> bool:
-        return run < options.runs if options.runs is not None else time.monotonic() < deadline
+        return run < walks if walks is not None else time.monotonic() < deadline
 
     found: dict[str, Finding] = {}
     runs = 0

@@ -18,11 +18,24 @@ class Kind(Enum):
     UNARY = "unary"
     FACADE = "facade"
     """Unary calls without a resume point; a session is begun anew by a restart."""
+    UNNUMBERED = "unnumbered"
+    """Unary calls without numbers, each with an input of its own: this client never asks again."""
 
 
 ENDS = frozenset(
-    "SUPERSEDED SESSION_CLOSED SESSION_EXISTS SESSION_UNKNOWN INCARNATION_MISMATCH LINEAGE_MISMATCH STEP_TOO_OLD "
-    "STEP_CONFLICT SESSION_EXPIRED_OR_LOST STORE_LOST LAST_STEP_MISMATCH".split()
+    {
+        "SUPERSEDED",
+        "SESSION_CLOSED",
+        "SESSION_EXISTS",
+        "SESSION_UNKNOWN",
+        "INCARNATION_MISMATCH",
+        "LINEAGE_MISMATCH",
+        "STEP_TOO_OLD",
+        "STEP_CONFLICT",
+        "SESSION_EXPIRED_OR_LOST",
+        "STORE_LOST",
+        "LAST_STEP_MISMATCH",
+    }
 )
 """Reasons that surface: the client stops. After the others it opens again."""
 
@@ -40,12 +53,16 @@ class Sent:
 class Client:
     """One program with one session after the other, each with a token of its own."""
 
-    def __init__(self, name: str, kind: Kind, rules: Rules, write_behind: bool = False, with_token: bool = True) -> None:
+    def __init__(
+        self, name: str, kind: Kind, rules: Rules, write_behind: bool = False, with_token: bool = True
+    ) -> None:
         self.name = name
         self.kind = kind
         self.rules = rules
         self.write_behind = write_behind
         self.with_token = with_token
+        self.skips = False
+        """It gives up replies that the ring no longer has."""
         self.lives = 0
         self.attempts = 0
         self.begin()
@@ -72,7 +89,7 @@ class Client:
         self.session: Session | None = None
         self.opened = False
         self.going_back = False
-        self.restarting = False
+        self.restarting = self.kind is Kind.FACADE
         self.closing = False
         self.tried_close = False
         self.closed = False
@@ -102,7 +119,7 @@ class Client:
 
     def point(self) -> Point | None:
         """The resume point of its next open."""
-        if not self.knows or self.kind is Kind.FACADE:
+        if not self.knows or self.kind in (Kind.FACADE, Kind.UNNUMBERED):
             return None
         undurable: tuple[tuple[int, Chain], ...] = ()
         if self.write_behind:
@@ -117,6 +134,16 @@ class Client:
         life = "+" * (self.lives - 1)
         inputs = tuple(f"{self.name}{life}.{step}" for step in range(first, first + span))
         self.log.append(Sent(Message(first, inputs)))
+
+    def call(self, span: int) -> Message:
+        """The message of its next unary call."""
+        if self.kind is Kind.UNNUMBERED:
+            return Message(0, (f"{self.name}.call{self.attempts}",))
+        if not self.unanswered:
+            self.add(span)
+        sent = self.unanswered[0]
+        sent.on_stream = True
+        return sent.message
 
     def next(self) -> Sent | None:
         """What goes out next on the current stream; None while going back."""
@@ -150,18 +177,11 @@ class Client:
             self.told[told.step] = told.h
         elif self.accept == (told.step, told.h):
             self._go_back_to(told.step)
-        self.accept = None
-        if told.step < self.received:
-            own = self.told.get(told.step)
-            if not self.rules.undurable_compared:
-                own = told.h
-            if told.step < self.durable or own != told.h:
-                self.fail("LINEAGE_MISMATCH")
-                return
-        elif told.step == self.received and told.h != self.told[told.step] and self.rules.lineage_checked:
-            self.fail("LINEAGE_MISMATCH")
-            return
-        elif told.step > self.received and not self._may_have_reached(told.step):
+        elif self.skip_lost and told.step > self.received:
+            self.received = self.durable = told.step
+            self.told, self.log = {told.step: told.h}, []
+        self.accept, self.skip_lost = None, False
+        if not self._is_mine(told):
             self.fail("LINEAGE_MISMATCH")
             return
         self.ahead = (told.step, told.h) if told.step > self.received else None
@@ -170,6 +190,15 @@ class Client:
         if told.incarnation != self.token:
             self.token = ""
         self.resend_from = min(told.step, self.received)
+
+    def _is_mine(self, told: Opened) -> bool:
+        """Whether the session stands where this client's messages led, or may have led."""
+        if told.step > self.received:
+            return self._may_have_reached(told.step)
+        if told.step < self.received:
+            same = self.told.get(told.step) == told.h or not self.rules.undurable_compared
+            return same and told.step >= self.durable
+        return self.told[told.step] == told.h or not self.rules.lineage_checked
 
     def _go_back_to(self, step: int) -> None:
         """The store fell back, and the client goes on from there knowingly."""
@@ -180,7 +209,7 @@ class Client:
             sent.in_doubt = self.rules.replayed_in_doubt
 
     def _may_have_reached(self, step: int) -> bool:
-        if self.skip_lost or not self.rules.position_checked:
+        if not self.rules.position_checked:
             return True
         return any(sent.in_doubt and sent.message.last == step for sent in self.log)
 
@@ -242,6 +271,8 @@ class Client:
                 self.accept = (failed.step, failed.h)
             else:
                 self._go_back_to(failed.step)
+        elif failed.reason == "STEP_TOO_OLD" and self.skips:
+            self.skip_lost = True
         elif failed.reason in ENDS:
             self.failure = failed.reason
 

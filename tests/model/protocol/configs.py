@@ -24,10 +24,14 @@ BEHIND = Config("write-behind", write_behind=True, span=2, budget={"steps": 6} |
 BEHIND_RIVALS = Config("write-behind-rivals", rivals=(RIVAL,), write_behind=True, span=2, budget={"steps": 6} | LOSSES)
 UNARY = Config("unary", lone=Kind.UNARY, span=2, budget={"opens": 8} | LOSSES)
 UNARY_RIVALS = Config("unary-rivals", rivals=(OTHER_UNARY,), budget={"opens": 7} | LOSSES)
+UNNUMBERED = Config("unnumbered", lone=Kind.UNNUMBERED, budget={"opens": 8, "fail_over": 0})
+SKIPS = Config("skips", rivals=(RIVAL,), skips=True, budget={"opens": 8, "steps": 7} | LOSSES)
 AGAIN = Config("closed-and-again", budget={"close": 3, "again": 3, "opens": 6, "steps": 1, "expire": 1})
 KILLED = Config("killed", budget={"kill": 2, "close": 1, "again": 3, "opens": 6, "steps": 2} | LOSSES)
 FACADE = Config("facade", lone=Kind.FACADE, budget={"opens": 8, "restart": 3, "steps": 2})
-FACADE_RIVALS = Config("facade-rivals", rivals=(("F", Kind.FACADE, True),), budget={"opens": 8, "restart": 3, "steps": 3})
+FACADE_RIVALS = Config(
+    "facade-rivals", rivals=(("F", Kind.FACADE, True),), budget={"opens": 8, "restart": 3, "steps": 3}
+)
 REPLICATED = Config("replicated", replicas=1, budget={"fail_over": 2})
 REPLICATED_ANY = Config("replicated-any", replicas=1, best=False, budget={"fail_over": 2})
 REPLICATED_BEHIND = Config("replicated-behind", replicas=1, write_behind=True, budget={"fail_over": 2})
@@ -36,7 +40,29 @@ CLUSTER_LOSSY = Config("cluster-lossy", shards=2, rivals=(RIVAL,), budget={"move
 CLUSTER_REPLICATED = Config("cluster-replicated", shards=2, replicas=1, budget={"move": 1, "fail_over": 2})
 
 CONFIGS = (
-    ALONE, ALONE_LOSSY, FAILING, AGAIN_FAILING, SPANS, RIVALS, RIVALS_LOSSY, RIVALS_FAILING, STRANGERS, BEHIND, BEHIND_RIVALS, UNARY, UNARY_RIVALS, AGAIN,
-    KILLED, FACADE, FACADE_RIVALS, REPLICATED, REPLICATED_ANY, REPLICATED_BEHIND, CLUSTER, CLUSTER_LOSSY,
+    ALONE,
+    ALONE_LOSSY,
+    FAILING,
+    AGAIN_FAILING,
+    SPANS,
+    RIVALS,
+    RIVALS_LOSSY,
+    RIVALS_FAILING,
+    STRANGERS,
+    BEHIND,
+    BEHIND_RIVALS,
+    UNARY,
+    UNARY_RIVALS,
+    UNNUMBERED,
+    SKIPS,
+    AGAIN,
+    KILLED,
+    FACADE,
+    FACADE_RIVALS,
+    REPLICATED,
+    REPLICATED_ANY,
+    REPLICATED_BEHIND,
+    CLUSTER,
+    CLUSTER_LOSSY,
     CLUSTER_REPLICATED,
-)  # fmt: skip
+)

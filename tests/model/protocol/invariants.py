@@ -11,11 +11,21 @@ class Violation(Exception):
 
 
 LONE = frozenset(
-    "SUPERSEDED INCARNATION_MISMATCH SESSION_EXISTS STEP_CONFLICT LINEAGE_MISMATCH SESSION_CLOSED LAST_STEP_MISMATCH".split()
+    {
+        "SUPERSEDED",
+        "INCARNATION_MISMATCH",
+        "SESSION_EXISTS",
+        "STEP_CONFLICT",
+        "LINEAGE_MISMATCH",
+        "SESSION_CLOSED",
+        "LAST_STEP_MISMATCH",
+    }
 )
 """What only a rival, or an operator, may bring about."""
-LOSSES = frozenset("SESSION_EXPIRED_OR_LOST STORE_LOST STATE_REGRESSED STEP_TOO_OLD STEP_GAP SESSION_UNKNOWN".split())
+LOSSES = frozenset({"SESSION_EXPIRED_OR_LOST", "STORE_LOST", "STATE_REGRESSED", "STEP_GAP"})
 """What only a loss of the store may bring about."""
+LOSSES_OR_RIVALS = frozenset({"STEP_TOO_OLD", "SESSION_UNKNOWN"})
+"""What only a loss or a rival may."""
 
 
 class Observer:
@@ -57,7 +67,8 @@ class Observer:
         elif isinstance(item, Commit) and answer.word == "DUPLICATE" and self._is_waited_for(call):
             self._found_done(call, item, before)
         elif isinstance(item, Release) and answer.word == "OK" and key:
-            if key.lease is Lease.HELD and key.owner != item.owner.nonce:
+            frees = key.lease is Lease.HELD and key.owner != item.owner.nonce
+            if frees:
                 raise Violation("LEASE a release gave up the lease of another claim")
         self._watch_lease(item, key, after.key)
         if answer.word in ("OK", "DUPLICATE") and after.key:
@@ -87,10 +98,10 @@ class Observer:
         if nobody and key is None and call.made < self.expired.get(new.incarnation, 0):
             raise Violation("I10 a late claim created an expired session again")
         if nobody and key is not None and not key.closed:
-            known = self.acknowledged.get((key.owner, key.epoch))
-            if known and self._is_served(known[1]):
-                if call.session.client == known[1].client or call.made < known[0]:
-                    raise Violation("GHOST a late claim, for nobody, took a session from its acknowledged owner")
+            granted, owner = self.acknowledged.get((key.owner, key.epoch), (0, None))
+            knew_nothing = owner and (call.session.client == owner.client or call.made < granted)
+            if owner and knew_nothing and self._is_served(owner):
+                raise Violation("GHOST a late claim, for nobody, took a session from its acknowledged owner")
 
     def _is_served(self, session: Session) -> bool:
         return session.state == "live" and session.told and not session.abandoned
@@ -172,7 +183,7 @@ class Observer:
             self._surfaced(client)
             return
         match response:
-            case Opened(step, h) if told and not client.skip_lost:
+            case Opened(step, h) if told and client.received == received:  # and not further, knowingly
                 same = min(step, received)
                 if h[: same + 1] != told[received][: same + 1]:
                     raise Violation("I2 opened silently on another lineage")
@@ -187,7 +198,7 @@ class Observer:
         if reply.h[-len(inputs) :] != inputs:
             raise Violation("REPLY to other inputs than those that were sent")
         base = client.told.get(sent.message.first - 1)
-        if base is not None and client.told[reply.step] != base + inputs and not client.skip_lost:
+        if base is not None and client.told[reply.step] != base + inputs:
             raise Violation("I2 went on silently on another lineage")
         if client.write_behind or self._store.lost:
             return
@@ -196,15 +207,17 @@ class Observer:
 
     def _surfaced(self, client: Client) -> None:
         why = client.failure
+        lossy = self._store.lost or self.misled
         if why in LONE and not self.rival:
-            came_back = self._store.lost and client.lives > 1 and why in ("INCARNATION_MISMATCH", "LINEAGE_MISMATCH")
-            if not came_back:  # an earlier life of the id, which the store had closed
+            # an earlier life of the id, which had been closed, may be back
+            told = why in ("INCARNATION_MISMATCH", "LINEAGE_MISMATCH") or (why == "SESSION_CLOSED" and not client.token)
+            came_back = lossy and client.lives > 1 and told
+            if not came_back:
                 raise Violation(f"LONE a lone client was told {why}")
         if why == "STATE_REGRESSED" and client.kind is Kind.STREAM and not self.rival:
             raise Violation("REPLAY a client that holds everything gave up instead of sending it again")
-        if why in LOSSES and not self._store.lost and not self.misled and not (why == "SESSION_UNKNOWN" and self.rival):
-            if not (why == "STEP_TOO_OLD" and self.rival):
-                raise Violation(f"FALSELOSS {why} without any loss")
+        if (why in LOSSES or (why in LOSSES_OR_RIVALS and not self.rival)) and not lossy:
+            raise Violation(f"FALSELOSS {why} without any loss")
 
     # at the end
 

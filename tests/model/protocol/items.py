@@ -59,6 +59,9 @@ class Owner(NamedTuple):
     epoch: int
 
 
+NOBODY = Owner("", "", 0)
+
+
 @dataclass(frozen=True)
 class Point:
     """A resume point."""

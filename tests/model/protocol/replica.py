@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tests.model.protocol.items import (
+    NOBODY,
     Answer,
     Chain,
     Claim,
@@ -116,7 +117,7 @@ class Session:
     write_behind: bool
     state: str = "claiming"
     """claiming, waiting (a unary call that looks again), granted (not yet held), live, ended."""
-    owner: Owner = Owner("", "", 0)
+    owner: Owner = NOBODY
     displaced: int = 0
     """The epoch that its claim displaced."""
     step: int = 0
@@ -154,7 +155,7 @@ class Call:
     """On their way, each to a shard."""
     sends: int = 1
     parked: list[tuple[Answer, int, int, int]] = field(default_factory=list)
-    """Answers that wait for replicas: of which shard, the offset that WAIT waits for, the one that the answer relies on."""
+    """Answers that wait for replicas: the shard, the offset that WAIT waits for, the one that the answer relies on."""
     heard: bool = False
     """Of a heartbeat: answered."""
     grants: int = 0
@@ -186,13 +187,14 @@ class Replica:
 
     def answer(self, session: Session, item: Item, answer: Answer) -> None:
         """The answer to the Session's call, or to a heartbeat."""
+        in_doubt = session.call is not None and session.call.sends > 1
         if not isinstance(item, Heartbeat):
             session.call = None
         match item:
             case Claim():
                 self._claimed(session, item, answer)
             case Commit():
-                self._committed(session, item, answer)
+                self._committed(session, item, answer, in_doubt)
             case Close():
                 self._closed(session, answer)
             case Heartbeat():
@@ -206,8 +208,10 @@ class Replica:
             if session.unary:
                 session.state = "live"
                 self.serve(session)
-        elif answer.word == "STALE" and session.unary and (
-            item.mode is not Mode.RESTART or not self._rules.restart_asked_once
+        elif (
+            answer.word == "STALE"
+            and session.unary
+            and (item.mode is not Mode.RESTART or not self._rules.restart_asked_once)
         ):
             session.claim = replace(session.claim, found=answer.epoch)
             self._look_again(session, Failed("STALE_OPEN", epoch=answer.epoch))
@@ -230,6 +234,12 @@ class Replica:
             reason = REFUSALS[answer.word]
         session.state = "ended"
         session.down.append(Failed(reason, answer.step, answer.h, answer.epoch))
+
+    def _may_run_again(self, session: Session, in_doubt: bool) -> bool:
+        """Whether a call whose commit failed may be run behind another claim: a number tells whether it was done."""
+        message = session.up[0]
+        numbered = isinstance(message, Message) and message.first > 0
+        return numbered or not in_doubt or not self._rules.unnumbered_once
 
     def _look_again(self, session: Session, error: Failed) -> None:
         session.looks += 1
@@ -259,13 +269,16 @@ class Replica:
                 return Failed("SESSION_CLOSED", answer.step)
         return Failed("STORE_LOST")
 
-    def _committed(self, session: Session, item: Commit, answer: Answer) -> None:
+    def _committed(self, session: Session, item: Commit, answer: Answer, in_doubt: bool) -> None:
         if answer.word not in ("OK", "DUPLICATE"):
             error = self._why(session, answer)
-            if session.unary and (session.from_kept or error.reason in ("SUPERSEDED", "CLAIM_LOST")):
+            fenced = error.reason in ("SUPERSEDED", "CLAIM_LOST")
+            if not session.unary or not (session.from_kept or fenced):
+                self.end(session, error)
+            elif self._may_run_again(session, in_doubt):
                 self._look_again(session, error)
             else:
-                self.end(session, error)
+                self.end(session, Failed("STORE_UNAVAILABLE"))
             return
         session.durable = item.records[-1].last
         if session.write_behind:
@@ -306,7 +319,9 @@ class Replica:
             self.end(older, Failed("SUPERSEDED" if displaced else "CLAIM_LOST"))
         if session.state == "live":
             session.told = True
-            opened = Opened(session.step, session.h, session.owner.epoch, session.owner.incarnation, self._around.store_id())
+            opened = Opened(
+                session.step, session.h, session.owner.epoch, session.owner.incarnation, self._around.store_id()
+            )
             session.down.append(opened)
 
     def serve(self, session: Session) -> None:
@@ -331,6 +346,8 @@ class Replica:
 
     def step(self, session: Session, message: Message) -> None:
         """The table of answers: the next message is run, one that was committed is answered, others are refused."""
+        if message.first == 0:
+            message = message._replace(first=session.step + 1)
         partly = message.first <= session.step < message.last and not self._rules.spans_whole
         if message.first == session.step + 1 or partly:
             self._run(session, message)
@@ -426,7 +443,7 @@ class Replica:
             session.pending = None
             if first:
                 session.down.append(Refused("STORE_FULL", first))
-        elif session.from_kept:
+        elif session.from_kept and self._may_run_again(session, commit):
             session.call = None
             self._look_again(session, Failed("STORE_UNAVAILABLE"))
         else:
@@ -448,7 +465,7 @@ class Replica:
         point = claim.point
         if point and (point.step, point.h) != (session.step, session.h) and self._rules.kept_next_only:
             return None
-        if message.first != session.step + 1 and self._rules.kept_next_only:
+        if message.first not in (0, session.step + 1) and self._rules.kept_next_only:
             return None
         return session
 

@@ -1,4 +1,4 @@
-"""The rules of the session protocol (docs/protocol.md), each a switch: what a control breaks to see that it is found out."""
+"""The rules of the session protocol (docs/protocol.md), each a switch: a control breaks one to see it found."""
 
 from dataclasses import dataclass
 
@@ -55,7 +55,7 @@ class Rules:
     kill_names_life: bool = True
     """An operator's kill ends the life that was meant, not the one that has the id by now."""
     other_life_fences: bool = True
-    """A write of another life of the id is FENCED by what is there, living or closed; else it is told GONE or CLOSED."""
+    """A write of another life of the id is FENCED by what is there, not told GONE or CLOSED."""
     tombstone_names_life: bool = True
     """A claim that names another life than that of the tombstone is not told that its own was closed."""
 
@@ -72,6 +72,8 @@ class Rules:
     """So is a claim."""
     wait_for_closes: bool = True
     """So is a close."""
+    wait_for_closed: bool = True
+    """CLOSED to a claim or a close, which a client that closes takes for success, writes too and is behind WAIT."""
     replay_compares: bool = True
     """A stored reply goes only to the inputs that it was computed from."""
     spans_whole: bool = True
@@ -80,6 +82,8 @@ class Rules:
     """A Session kept between unary calls answers the next step only."""
     unary_releases: bool = True
     """A unary call that claimed and did not commit releases."""
+    unnumbered_once: bool = True
+    """A unary call without a number whose commit is in doubt is not run again: nobody could tell."""
     restart_asked_once: bool = True
     """A restart told STALE is the caller's to repeat: the server does not ask again by itself."""
     hold_by_epoch: bool = True
@@ -88,6 +92,9 @@ class Rules:
     """It is told SUPERSEDED only if the other claim displaced it, as a write would be told."""
     replaced_ends_softly: bool = True
     """When the store's id has changed, streams end as unavailable; their next claim says what is lost."""
+
+    ask_followed: bool = True
+    """In a Cluster a call that is told ASK goes there: the key is not missing, it has moved ahead of its slot."""
 
     # what a client does
     position_checked: bool = True

@@ -126,7 +126,8 @@ def _claim(item: Claim, key: Key | None, now: int, rules: Rules) -> Result:
         if rules.tombstone_names_life and point and point.incarnation != key.incarnation:
             return refuse("INCARNATION")
         if holder or resumes or beyond:
-            return refuse("CLOSED")
+            answer, _, _ = refuse("CLOSED")
+            return answer, key, rules.wait_for_closed
         return refuse("STALE") if stale else create()
     if item.mode is Mode.RESTART and not holder:
         return refuse("STALE") if stale else create()
@@ -147,9 +148,7 @@ def _claim(item: Claim, key: Key | None, now: int, rules: Rules) -> Result:
     if stale:
         return refuse("STALE")
     epoch = _epoch(key, now, rules)
-    return grant(
-        replace(key, epoch=epoch, owner=item.nonce, displaced=key.epoch, lease=Lease.HELD, touched=now)
-    )
+    return grant(replace(key, epoch=epoch, owner=item.nonce, displaced=key.epoch, lease=Lease.HELD, touched=now))
 
 
 def _commit(item: Commit, key: Key | None, now: int, rules: Rules) -> Result:
@@ -161,10 +160,10 @@ def _commit(item: Commit, key: Key | None, now: int, rules: Rules) -> Result:
     refused = _refusal(item.owner, key, rules)
     if key is None:
         return Answer("GONE"), key, False
-    if (key.step, key.h) == (last.last, last.after) and not key.closed:
-        if refused is None or (refused.word == "FENCED" and not rules.duplicate_behind_fence):
-            touched = replace(key, touched=now) if rules.duplicate_writes else key
-            return Answer("DUPLICATE", key.step), touched, rules.duplicate_writes
+    is_done = (key.step, key.h) == (last.last, last.after) and not key.closed
+    if is_done and (refused is None or (refused.word == "FENCED" and not rules.duplicate_behind_fence)):
+        touched = replace(key, touched=now) if rules.duplicate_writes else key
+        return Answer("DUPLICATE", key.step), touched, rules.duplicate_writes
     if refused:
         return refused, key, False
     if rules.from_checked and (key.step, key.h) != (item.step_from, item.h_from):
@@ -191,7 +190,8 @@ def _close(item: Close, key: Key | None, now: int, rules: Rules) -> Result:
         return Answer("DUPLICATE", key.step), replace(key, touched=now), True
     refused = _refusal(item.owner, key, rules)
     if refused or key is None:
-        return refused or Answer("GONE"), key, False
+        closed = refused is not None and refused.word == "CLOSED"
+        return refused or Answer("GONE"), key, closed and rules.wait_for_closed
     if item.step != key.step:
         return Answer("MISMATCH", key.step), key, False
     return Answer("OK", key.step), _tombstone(key, now, rules), True
@@ -204,5 +204,3 @@ def _kill(item: Kill, key: Key | None, now: int, rules: Rules) -> Result:
         return Answer("CLOSED", key.step), key, False
     fenced = replace(key, epoch=_epoch(key, now, rules), owner="", displaced=key.epoch)
     return Answer("OK", key.step), _tombstone(fenced, now, rules), True
-
-

@@ -1,4 +1,4 @@
-"""Where the key is: shards whose primaries fail over and lose what their replicas lack, and a slot that moves between them.
+"""Where the key is: shards whose primaries fail over and lose what their replicas lack, and a slot that moves.
 
 Knows offsets and redirects, nothing of what the scripts do.
 """
