@@ -33,7 +33,6 @@ MODEL_LOADS = Counter("cellwire_model_loads_total", "Models loaded.", ["model", 
 STORE_UP = Gauge("cellwire_store_up", "1 while the store answers and its policy is right.")
 STORE_ERRORS = Counter("cellwire_store_errors_total", "Failed calls to the store.", ["kind"])
 TASKS = Gauge("cellwire_tasks", "Tasks of the event loop.")
-TASKS.set_function(lambda: len(asyncio.all_tasks()))
 DRAINING = Gauge("cellwire_draining", "1 while the replica drains.")
 
 _GRPC = ("grpc_type", "grpc_service", "grpc_method")
@@ -61,5 +60,13 @@ class MessageTallies(Collector):
             yield family
 
 
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # asked from outside the event loop
+        return 0
+
+
+TASKS.set_function(_tasks)
 MESSAGES = MessageTallies()
 REGISTRY.register(MESSAGES)

@@ -72,20 +72,19 @@ async def when_sentinel_fails_over(models: Path, directory: Path, clients: int) 
     return list(longest(history.events, at).values())
 
 
-def longest(events: Iterable[Event], around: float) -> dict[str, float]:
-    """For each holder the time without a reply that includes this moment."""
+def longest(events: Iterable[Event], since: float) -> dict[str, float]:
+    """For each holder the longest time between two replies, from those that this moment is between."""
     holders: dict[int, str] = {}
-    before: dict[str, float] = {}
+    last: dict[str, float] = {}
     gaps: dict[str, float] = {}
     for event in events:
         if event["k"] == "open":
             holders[event["stream"]] = event["holder"]
         elif event["k"] == "reply":
             holder = holders[event["stream"]]
-            if event["t"] <= around:
-                before[holder] = event["t"]
-            elif holder in before:
-                gaps.setdefault(holder, event["t"] - before[holder])
+            if event["t"] > since and holder in last:
+                gaps[holder] = max(gaps.get(holder, 0.0), event["t"] - last[holder])
+            last[holder] = event["t"]
     return gaps
 
 

@@ -41,8 +41,7 @@ async def measure(models: Path, directory: Path, seconds: float, sessions: int =
     history, admin = Quiet(), free_port()
     with Children() as children, EmbeddedStore(children, users=users()) as store:
         place = Place(store.url, "growth", (models,))
-        settings = {"log_level": "WARNING", "admin_port": admin, "max_streams": 0, "max_sessions": 0}
-        async with Fleet(children, place, directory, history, count=1, **settings) as fleet:
+        async with Fleet(children, place, directory, history, count=1, log_level="WARNING", admin_port=admin) as fleet:
             draw = random.Random(1)
             scripts = [Script(f"grow{at}", 1, "checker", at) for at in range(sessions)]
             holders = [Holder(s.session, s, fleet, history, draw, pace=TURN_SECONDS) for s in scripts]
@@ -72,17 +71,16 @@ async def _look(pid: int, admin: int, store_url: str) -> Sample:
         keys = await store.dbsize()
     finally:
         await store.aclose()
-    told = await asyncio.to_thread(_metrics, admin)
-    return {
-        "rss": float(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE,
-        "descriptors": float(len(list(Path(f"/proc/{pid}/fd").iterdir()))),
-        "tasks": told["cellwire_tasks"],
-        "sessions": told["cellwire_live_sessions"],
-        "keys": float(keys),
-    }
+    return {"keys": float(keys), **_of_process(pid), **await asyncio.to_thread(_of_admin, admin)}
 
 
-def _metrics(port: int) -> dict[str, float]:
+def _of_process(pid: int) -> Sample:
+    resident = float(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    return {"rss": resident, "descriptors": float(len(list(Path(f"/proc/{pid}/fd").iterdir())))}
+
+
+def _of_admin(port: int) -> Sample:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         families = text_string_to_metric_families(answer.read().decode())
-        return {sample.name: sample.value for family in families for sample in family.samples}
+    told = {sample.name: sample.value for family in families for sample in family.samples}
+    return {"tasks": told["cellwire_tasks"], "sessions": told["cellwire_live_sessions"]}
