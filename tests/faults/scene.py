@@ -81,9 +81,13 @@ async def staged(
     applications: int = 0,
     replicas: int = 2,
     direct: bool = False,
+    least_copies: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Stage]:
-    """The stage, with so many sessions of each sort. Sessions that are closed or lost are followed by others."""
+    """The stage, with so many sessions of each sort. Sessions that are closed or lost are followed by others.
+
+    `replicas` are those of the service, `least_copies` those of the store that must hold a commit.
+    """
     history = History()
     async with AsyncExitStack() as stack:
         fleet = Fleet(
@@ -93,7 +97,7 @@ async def staged(
             history,
             count=replicas,
             direct=direct,
-            **{**SETTINGS, "idle_ttl": 120.0, **settings},
+            **{**SETTINGS, "idle_ttl": 120.0, "replicas": least_copies, **settings},
         )
         await stack.enter_async_context(fleet)
         client = await stack.enter_async_context(Client(fleet.fronts, reply_timeout=1.5))
