@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip -qq --disable-pip-version-check install --no-input
 LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --custom-compile-command "make lock" --python-version 3.11
-SOURCES := service cellwire models tests examples
+SOURCES := service cellwire models tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutants check format lint types floors protos stubs stubs-fresh lock clean
+.PHONY: help demo test test-faults soak mutants check format lint types floors protos stubs stubs-fresh lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,7 +34,13 @@ demo: $(VENV)/run ## real speech through two replicas, one of them killed in mid
 
 test: $(VENV)/dev ## the whole test suite against real servers
 	@$(BIN)/cellwire models pull --quiet
-	@$(BIN)/pytest -q $(ARGS)
+	@$(BIN)/pytest -q -m "not faults" $(ARGS)
+
+test-faults: $(VENV)/dev ## every fault by itself, rolling restarts, and a longer storm (under 15 minutes)
+	@$(BIN)/pytest -q tests/faults $(ARGS)
+
+soak: $(VENV)/dev ## the long proof, with its figures and their bars (about 40 minutes; ARGS="--help")
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 mutants: $(VENV)/dev ## which test catches which mutant of the session protocol (ARGS=--help)
 	@$(BIN)/python -m tests.mutants $(ARGS)

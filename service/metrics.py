@@ -1,5 +1,6 @@
 """All metrics of the service, as a table. Labels never hold a session or a tenant."""
 
+import asyncio
 from collections import Counter as Tally
 from collections.abc import Iterator
 
@@ -33,6 +34,7 @@ NON_FINITE = Counter("cellwire_non_finite_total", "Timesteps whose outputs or st
 MODEL_LOADS = Counter("cellwire_model_loads_total", "Models loaded.", ["model", "outcome"])
 STORE_UP = Gauge("cellwire_store_up", "1 while the store answers and its policy is right.")
 STORE_ERRORS = Counter("cellwire_store_errors_total", "Failed calls to the store.", ["kind"])
+TASKS = Gauge("cellwire_tasks", "Tasks of the event loop.")
 DRAINING = Gauge("cellwire_draining", "1 while the replica drains.")
 
 _GRPC = ("grpc_type", "grpc_service", "grpc_method")
@@ -60,5 +62,13 @@ class MessageTallies(Collector):
             yield family
 
 
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # asked from outside the event loop
+        return 0
+
+
+TASKS.set_function(_tasks)
 MESSAGES = MessageTallies()
 REGISTRY.register(MESSAGES)

@@ -75,6 +75,11 @@ class Proxy:
         """The next calls meet these faults, one each; those after them none."""
         self._faults = chain(faults, repeat(Fault.NONE))
 
+    def slow(self, seconds: float) -> None:
+        """From here on every answer comes so much later."""
+        self.delay = seconds
+        self._faults = repeat(Fault.DELAY)
+
     def storm(self, faults: Iterator[Fault]) -> None:
         """From here on the calls meet these."""
         self._faults = faults

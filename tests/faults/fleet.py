@@ -29,7 +29,9 @@ CHANNEL = (
 class Slot:
     """The place of one replica: its process comes and goes, its proxy and its gate stay."""
 
-    def __init__(self, name: str, place: Place, directory: Path, children: Children, history: History) -> None:
+    def __init__(
+        self, name: str, place: Place, directory: Path, children: Children, history: History, direct: bool
+    ) -> None:
         self.name = name
         self.proxy = Proxy(directory, place.store_url, name=f"{name}-store")
         self.proxy.on_settled = self._settled
@@ -41,7 +43,8 @@ class Slot:
         self.process: ReplicaProcess | None = None
         self.channel: grpc.aio.Channel | None = None
         """Straight to the process; None while there is none."""
-        self._place, self._directory, self._children, self._history = place, directory, children, history
+        self._place = place if direct else replace(place, store_url=self.proxy.url)
+        self._directory, self._children, self._history = directory, children, history
         self._lives = 0
         self._channels: list[grpc.aio.Channel] = []
 
@@ -53,9 +56,8 @@ class Slot:
     async def start(self, **settings: object) -> None:
         """A new process, that serves when this returns."""
         self._lives += 1
-        place = replace(self._place, store_url=self.proxy.url)
         name = f"{self.name}-{self._lives}"
-        process = ReplicaProcess(self._children, place, self._directory, name, **settings)
+        process = ReplicaProcess(self._children, self._place, self._directory, name, **settings)
         self.process = process
         target = await asyncio.to_thread(process.target)
         self.gate.upstream = target
@@ -118,7 +120,10 @@ class Slot:
 
 
 class Fleet:
-    """Replicas on one store. `async with` starts them all."""
+    """Replicas on one store. `async with` starts them all.
+
+    `direct`: they reach their store without proxies, for stores of more than one address.
+    """
 
     def __init__(
         self,
@@ -128,9 +133,10 @@ class Fleet:
         history: History,
         *,
         count: int = 3,
+        direct: bool = False,
         **settings: object,
     ) -> None:
-        self.slots = [Slot(f"r{at}", place, directory, children, history) for at in range(count)]
+        self.slots = [Slot(f"r{at}", place, directory, children, history, direct) for at in range(count)]
         self.settings = settings
         self._stack = AsyncExitStack()
 

@@ -26,8 +26,8 @@ class Application:
         self.finish = asyncio.Event()
         """Set: it takes what is on its way and leaves."""
         self.errors: list[str] = []
-        self.answered: list[float] = []
-        """When each reply came; the event loop's clock."""
+        self.session: Session | None = None
+        """Once it is open."""
         self._client, self._history, self._pause = client, history, pause
 
     async def run(self) -> None:
@@ -39,7 +39,7 @@ class Application:
         why = "done"
         try:
             async with self._client.session(self.script.session, model=self.script.model, keep=True) as session:
-                opened = session.opened
+                self.session, opened = session, session.opened
                 at = {"step": opened.step, "epoch": opened.epoch, "created": opened.created}
                 self._history.add("opened", stream=stream, h=session.resume_point.h.hex(), **at)
                 await self._go_on(session, stream)
@@ -53,10 +53,8 @@ class Application:
         self._history.add("left", holder=self.name, why=why)
 
     async def _go_on(self, session: Session, stream: int) -> None:
-        clock = asyncio.get_running_loop().time
         async with aclosing(session.stream(self._frames(stream), timesteps=COUNT)) as replies:
             async for reply in replies:
-                self.answered.append(clock())
                 point = session.resume_point
                 outputs = np.ascontiguousarray(reply.outputs["y"])
                 self._history.add(

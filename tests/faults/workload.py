@@ -71,8 +71,17 @@ class Script:
 class Holder:
     """A holder of a session's token. Rivals are two holders of one script."""
 
-    def __init__(self, name: str, script: Script, fleet: Fleet, history: History, draw: random.Random) -> None:
+    def __init__(
+        self,
+        name: str,
+        script: Script,
+        fleet: Fleet,
+        history: History,
+        draw: random.Random,
+        pace: float = PACE_SECONDS,
+    ) -> None:
         self.name, self.script = name, script
+        self.pace = pace
         self.finish = asyncio.Event()
         """Set: it stops once what it sent is answered."""
         self._fleet, self._history, self._draw = fleet, history, draw
@@ -167,7 +176,7 @@ class Holder:
 
     async def _think(self) -> None:
         if self._draw.random() < 1 / BURST and not self.finish.is_set():
-            await asyncio.sleep(self._draw.uniform(0, 2 * BURST * PACE_SECONDS))
+            await asyncio.sleep(self._draw.uniform(0, 2 * BURST * self.pace))
 
     def _has_sent_all(self, sent: int) -> bool:
         return self.finish.is_set() or bool(self.script.last and sent >= self.script.last)

@@ -1,0 +1,71 @@
+"""Faults of stores of many nodes, under clients that go on. The numbers are those of docs/promise.md."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cellwire.cli.children import Children
+from service.store.store import session_key
+from tests.faults.scene import staged
+from tests.topologies import ClusterStore, SentinelStore
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
+
+async def test_30_a_failover_by_sentinel_under_load(test_models: Path, tmp_path: Path, children: Children) -> None:
+    with SentinelStore(children) as store:
+        async with staged(test_models, tmp_path, children, store, direct=True) as on:
+            for _ in range(2):
+                on.history.add("fault", what="failover", target="store", loses=True)
+                killed = await asyncio.to_thread(store.kill_primary)
+                await asyncio.to_thread(store.wait_failover)
+                await on.answered(longest=60.0)
+                await asyncio.to_thread(store.restart, killed)
+
+
+async def test_31_a_primary_that_wakes_and_believes_to_be_one_still(
+    test_models: Path, tmp_path: Path, children: Children
+) -> None:
+    with SentinelStore(children) as store:
+        async with staged(test_models, tmp_path, children, store, direct=True) as on:
+            on.history.add("fault", what="failover", target="store", loses=True)
+            woken = await asyncio.to_thread(store.pause_primary)
+            await asyncio.to_thread(store.wait_failover)
+            await on.answered(longest=60.0)
+            on.history.add("fault", what="old primary wakes", target="store", loses=True)
+            woken.resume()
+            await on.answered(longest=60.0)
+
+
+async def test_32_a_cluster_that_moves_its_slots_under_load(
+    test_models: Path, tmp_path: Path, children: Children
+) -> None:
+    with ClusterStore(children) as store:
+        async with staged(test_models, tmp_path, children, store, streams=6, direct=True) as on:
+            slot = store.slot(session_key("stage", "stream0").decode())
+            for _ in range(3):
+                source = await asyncio.to_thread(store.owner, slot)
+                target = next(node for node in await asyncio.to_thread(store.primaries) if node is not source)
+                await asyncio.to_thread(store.reshard, 2000, source, target)
+                await on.answered(longest=60.0)
+            assert not on.counts()["reported regressions"]
+
+
+async def test_33_a_cluster_whose_primary_is_displaced_or_dies_under_load(
+    test_models: Path, tmp_path: Path, children: Children
+) -> None:
+    with ClusterStore(children) as store:
+        async with staged(test_models, tmp_path, children, store, streams=6, direct=True) as on:
+            slot = store.slot(session_key("stage", "stream0").decode())
+            for takeover in (False, True):
+                on.history.add("fault", what="failover", target="store", loses=True)
+                primary = await asyncio.to_thread(store.owner, slot)
+                await asyncio.to_thread(partial(store.failover, primary, takeover=takeover))
+                await on.answered(longest=60.0)
+            on.history.add("fault", what="failover", target="store", loses=True)
+            killed = await asyncio.to_thread(store.owner, slot)
+            promoted = await asyncio.to_thread(store.kill, killed)
+            await asyncio.to_thread(store.wait_failover, promoted)
+            await on.answered(longest=60.0)

@@ -1,0 +1,83 @@
+"""Faults of the wires between clients, replicas and store, each by itself. The numbers are those of docs/promise.md."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from tests.faults.scene import Stage, during
+from tests.proxy import Fault, chaos
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+Staged = Callable[..., AbstractAsyncContextManager[Stage]]
+
+
+@pytest.mark.parametrize("seconds", [0.005, 0.05, 0.5])
+async def test_15_a_distant_store_makes_answers_late_and_no_errors(stage: Staged, seconds: float) -> None:
+    async with stage(streams=3, rivals=0, calls=1, store_timeout=2.0) as on:
+        for slot in on.slots:
+            slot.proxy.slow(seconds)
+        await on.answered(times=2)
+        assert on.reasons() <= {"LEFT", "CLOSED", "TIMEOUT", "STALE_OPEN"}
+
+
+async def test_17_a_store_out_of_reach_for_a_while_is_waited_for(stage: Staged) -> None:
+    async with stage() as on:
+        for slot in on.slots:
+            slot.proxy.freeze()
+        await during(2.0, _nothing, every=0.1)
+        for slot in on.slots:
+            slot.proxy.mend()
+        await on.answered()
+        assert not on.counts()["reported regressions"]
+
+
+async def test_17_a_store_out_of_reach_for_long_is_said_to_be(stage: Staged) -> None:
+    async with stage(streams=3, rivals=0, calls=0, commit_deadline=1.0) as on:
+        for slot in on.slots:
+            slot.proxy.cut()
+        await eventually(lambda: _told(on, "STORE_UNAVAILABLE"), "a refusal")
+        for slot in on.slots:
+            slot.proxy.mend()
+        await on.answered()
+        assert not on.counts()["reported regressions"]
+
+
+@pytest.mark.parametrize("fault", [Fault.CUT, Fault.CUT_REQUEST, Fault.DROP, Fault.SHIFT, Fault.STALL])
+async def test_18_19_an_answer_that_is_lost_cut_or_another_ones_is_asked_for_again(stage: Staged, fault: Fault) -> None:
+    async with stage(streams=6) as on:
+        for at, slot in enumerate(on.slots):
+            slot.proxy.storm(chaos(at, 0.2, (fault,)))
+        await on.answered(times=5)
+        assert all(slot.proxy.struck for slot in on.slots)
+        for slot in on.slots:
+            slot.proxy.strike()
+        await on.answered()
+        assert not on.counts()["reported regressions"]
+        wanted = "not executed" if fault is Fault.CUT_REQUEST else "executed"
+        assert on.counts()[f"commits in doubt: {wanted}"]
+
+
+@pytest.mark.parametrize("act", ["freeze", "cut", "reset", "mid-frame"])
+async def test_11_a_client_cut_off_from_its_replica_goes_on_at_another(stage: Staged, act: str) -> None:
+    async with stage(streams=0, rivals=0, calls=0, applications=4) as on:
+        for slot in on.slots:
+            if act == "freeze":
+                slot.gate.freeze()
+            elif act == "mid-frame":
+                slot.gate.reset_in_mid_frame()
+            else:
+                (slot.gate.cut if act == "cut" else slot.gate.reset)()
+            await on.answered()
+            slot.gate.mend()
+        await on.answered()
+        assert on.reasons() <= {"CLOSED"}
+
+
+async def _nothing() -> None:
+    """Time passes."""
+
+
+async def _told(on: Stage, reason: str) -> bool:
+    return reason in on.reasons()
