@@ -440,7 +440,7 @@ _CALLS = (
         "service/calls.py",
         "if timestep.step in (0, kept.step_number + 1):",
         "if True:",
-        (f"{ONCE}::test_unary_calls_over_two_replicas_with_every_reply_lost_once",),
+        (f"{ONCE}::test_a_repeated_call_is_answered_by_the_store_and_not_by_what_its_replica_remembers",),
     ),
     Mutant(
         "a-call-keeps-its-lease",
