@@ -1,5 +1,6 @@
 """Real replicas on a real store, for tests: in this process or as processes of their own."""
 
+import asyncio
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ from service.server import Server
 from service.settings import load
 from service.tensors import WIRE_TYPES
 from tests.access import as_service
+from tests.waiting import LONGEST
 
 START_SECONDS = 60.0
 
@@ -219,10 +221,11 @@ class WireStream:
         """Reads what is left: the fault that ended the stream, which its last notice told too."""
         notice = None
         try:
-            while True:
-                response = await self.read()
-                if response.WhichOneof("kind") == "notice":
-                    notice = fault(response.notice.status)
+            async with asyncio.timeout(LONGEST):
+                while True:
+                    response = await self.read()
+                    if response.WhichOneof("kind") == "notice":
+                        notice = fault(response.notice.status)
         except grpc.aio.AioRpcError as error:
             told = fault_of(error)
         assert notice in (None, told)
@@ -236,10 +239,12 @@ class WireStream:
 
 
 async def open_fault(channel: grpc.aio.Channel, **fields: object) -> Fault:
-    """The fault that an Open is answered with."""
-    stream = WireStream(channel)
-    await stream.send(pb.StreamRequest(open=pb.Open(**fields)))  # type: ignore[arg-type]
-    return await stream.ended()
+    """The fault that an Open is answered with, instead of an Opened."""
+    try:
+        response = await WireStream(channel).ask(pb.StreamRequest(open=pb.Open(**fields)))  # type: ignore[arg-type]
+    except grpc.aio.AioRpcError as error:
+        return fault_of(error)
+    raise AssertionError(response)
 
 
 def number(value: int) -> np.ndarray:

@@ -106,9 +106,6 @@ async def test_a_call_that_did_not_commit_leaves_no_lease(place: Place) -> None:
     store: Redis = Redis.from_url(place.store_url)
     key = session_key(place.tenant, "s")
 
-    async def free() -> bool:
-        return bool(await store.hget(key, "l") == b"0")
-
     try:
         async with replica(place) as server, dial(server) as channel:
             client = Numbered("s", [number(step) for step in range(9)])
@@ -118,9 +115,8 @@ async def test_a_call_that_did_not_commit_leaves_no_lease(place: Place) -> None:
                 with suppress(grpc.aio.AioRpcError):
                     await client.call(channel, other)
                 assert await store.hget(key, "e") != epoch
-                released = asyncio.create_task(poll(free))
-                await until(released.done, "the lease was released")
-                await released
+                await server.sessions.settled()
+                assert await store.hget(key, "l") == b"0"
     finally:
         await store.aclose()
 

@@ -99,14 +99,16 @@ async def test_a_commit_under_way_is_not_told_as_durable_and_holds_the_session_a
         await stream.open(write_mode=BEHIND)
         await other.open("other", write_mode=BEHIND)
         proxy.strike(Fault.HOLD)
-        replies = [await stream.replied(step, number(step)) for step in range(1, 5)]
-        await until(lambda: proxy.held, "the commit of the first two")
-        assert [reply.durable_step for reply in replies] == [0] * 4
-        answering = asyncio.create_task(stream.step(5, number(5)))
-        for step in range(1, 5):  # the replica goes on with others
-            await other.replied(step, number(step))
-        assert not answering.done()
-        proxy.let_through.set()
+        try:
+            replies = [await stream.replied(step, number(step)) for step in range(1, 5)]
+            await until(lambda: proxy.held, "the commit of the first two")
+            assert [reply.durable_step for reply in replies] == [0] * 4
+            answering = asyncio.create_task(stream.step(5, number(5)))
+            for step in range(1, 5):  # the replica goes on with others
+                await other.replied(step, number(step))
+            assert not answering.done()
+        finally:
+            proxy.let_through.set()
         assert (await answering).reply.durable_step in (2, 4)
         response = await stream.ask(pb.StreamRequest(close=pb.Close(step=5)))
         assert response.closed.step == 5

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,6 +21,7 @@ from tests.mutants.mutant import STORES, Mutant, Stale
 from tests.mutants.runner import Outcome, Verdict, copy, run, run_mutant
 
 ROOT = Path(__file__).parents[2]
+WIDE = 300
 
 
 class Exit(IntEnum):
@@ -126,6 +129,9 @@ def _chosen(only: list[str] | None, store: str) -> list[Mutant]:
 
 async def _try(chosen: Sequence[Mutant], store: str, jobs: int) -> list[Result]:
     """The control, then every mutant; in the order of the catalogue."""
+    task = asyncio.current_task()
+    assert task
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     turn = asyncio.Semaphore(jobs)
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=messages
@@ -166,17 +172,12 @@ def _list(chosen: Sequence[Mutant], as_json: bool) -> None:
     table = Table(Column("mutant", no_wrap=True), "what no longer holds", "its tests", box=None, header_style="bold")
     for mutant in chosen:
         table.add_row(mutant.name, mutant.rule, "\n".join(mutant.tests))
-    Console(emoji=False, markup=False).print(table)
+    _print(table)
 
 
 def _show(results: Sequence[Result]) -> None:
     table = Table(
-        Column("mutant", no_wrap=True),
-        "",
-        "by",
-        Column("seconds", justify="right"),
-        box=None,
-        header_style="bold",
+        Column("mutant", no_wrap=True), "", "by", Column("seconds", justify="right"), box=None, header_style="bold"
     )
     for result in results:
         table.add_row(
@@ -186,7 +187,12 @@ def _show(results: Sequence[Result]) -> None:
             f"{result.outcome.seconds:.1f}",
             style=None if result.caught else "bold red",
         )
-    Console(emoji=False, markup=False).print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """As wide as the terminal; into a file or a pipe as wide as it is."""
+    Console(emoji=False, markup=False, width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ from tests.mutants.mutant import Mutant
 
 REFUSED_CLAIM = "tests/service/store/test_scripts.py::test_a_refused_claim_says_why_and_where_and_changes_nothing"
 BATCHER = "tests/service/test_batcher.py"
-CELL = "tests/service/model/test_cell.py"
 SCRIPTS = "tests/service/store/test_scripts.py"
+REPLICAS = "tests/service/store/test_replicas.py"
 LINK = "tests/service/store/test_link.py"
 ONCE = "tests/e2e/test_exactly_once.py"
 BEHIND = "tests/e2e/test_write_behind.py"
 LIFE = "tests/e2e/test_life.py"
 LEFT = "tests/e2e/test_nothing_left.py"
-BAD = "tests/e2e/test_bad_input.py"
+
+VALKEY = ("valkey",)
+"""Of a call that wrote nothing its WAIT is answered at once on a new connection; Redis waits all the same."""
 
 PRELUDE, CLAIM, COMMIT, HEARTBEAT, RELEASE, CLOSE, KILL = (
     f"service/store/lua/{name}.lua" for name in ("prelude", "claim", "commit", "heartbeat", "release", "close", "kill")
@@ -71,7 +73,7 @@ _THE_FENCE = (
         "superseded-without-p",
         "Who lost its claim in a failover is not told of a rival.",
         "service/store/store.py",
-        "if int(second) >= owner.epoch:",
+        "if stored(second) >= owner.epoch:",
         "if True:",
         (f"{ONCE}::test_a_lone_client_whose_claim_the_store_forgot_is_not_told_of_a_rival",),
     ),
@@ -88,8 +90,8 @@ _COMMITS = (
         (f"{SCRIPTS}::test_the_fence_is_tested_before_the_duplicate",),
     ),
     Mutant(
-        "duplicate-without-a-write",
-        "A commit that is there already is written to, so that a WAIT after it covers it.",
+        "duplicate-keeps-no-life",
+        "A session whose commit came twice lives as long as any.",
         COMMIT,
         "redis.call('PEXPIRE', key, ttl)\n    return 'DUPLICATE ' .. n_to",
         "return 'DUPLICATE ' .. n_to",
@@ -154,13 +156,110 @@ _COMMITS = (
     ),
 )
 
+_REPLICAS = (
+    Mutant(
+        "duplicate-without-a-write",
+        "A commit that is there already is written to, so that the WAIT behind it waits for the replicas.",
+        COMMIT,
+        "redis.call('PEXPIRE', key, ttl)\n    return 'DUPLICATE ' .. n_to",
+        "return 'DUPLICATE ' .. n_to",
+        (f"{REPLICAS}::test_a_commit_is_answered_once_a_replica_has_it",),
+        VALKEY,
+    ),
+    Mutant(
+        "closed-again-without-a-write",
+        "So is a close that is there already.",
+        CLOSE,
+        "redis.call('PEXPIRE', key, tombstone)\n    return 'DUPLICATE ' .. k.n",
+        "return 'DUPLICATE ' .. k.n",
+        (f"{REPLICAS}::test_a_close_is_answered_once_a_replica_has_it",),
+        VALKEY,
+    ),
+    Mutant(
+        "claimed-again-without-a-write",
+        "So is a claim that is there already.",
+        CLAIM,
+        "keep(key, ttl)\n    return granted('resumed')",
+        "return granted('resumed')",
+        (f"{REPLICAS}::test_a_claim_is_granted_once_a_replica_has_it",),
+        VALKEY,
+    ),
+    Mutant(
+        "open-answered-before-wait",
+        "A claim is granted once the replicas that it asks for have it.",
+        "service/store/link.py",
+        "isinstance(item, Commit | Close | Claim)",
+        "isinstance(item, Commit | Close)",
+        (f"{REPLICAS}::test_a_claim_is_granted_once_a_replica_has_it",),
+    ),
+    Mutant(
+        "too-few-replicas-are-enough",
+        "What too few replicas hold is in doubt, unless the store may degrade.",
+        "service/store/link.py",
+        "elif short and not degrade:",
+        "elif False:",
+        (f"{REPLICAS}::test_what_no_replica_holds_by_the_deadline_stays_in_doubt",),
+    ),
+    Mutant(
+        "degraded-not-told",
+        "A store that degrades says so in each reply.",
+        "service/store/link.py",
+        "self.told[place] = Told(result, short)",
+        "self.told[place] = Told(result)",
+        (f"{REPLICAS}::test_a_store_that_may_degrade_says_so",),
+    ),
+)
+
+_CALLS_OF_THE_STORE = (
+    Mutant(
+        "no-echo-check",
+        "An answer is given to the call that it echoes, and to no other.",
+        "service/store/link.py",
+        "return len(answer) == len(self.items) + 1 and answer[0] == self.tag",
+        "return len(answer) == len(self.items) + 1",
+        (f"{LINK}::test_a_shifted_answer_closes_the_connection_and_is_given_to_nobody",),
+    ),
+    Mutant(
+        "a-connection-out-of-step-is-kept",
+        "A connection that gave another call's answer gives no more.",
+        "service/store/wire.py",
+        "check(answers)\n            except BaseException:\n                await self._close()",
+        "check(answers)\n            except BaseException:",
+        (f"{LINK}::test_a_shifted_answer_closes_the_connection_and_is_given_to_nobody",),
+    ),
+    Mutant(
+        "a-doubt-is-not-asked-again",
+        "A call whose answer was lost goes out again until its deadline.",
+        "service/store/link.py",
+        "elif late or (call.fault and call.node in self._gave_up):",
+        "elif late or call.fault:",
+        (f"{LINK}::test_a_commit_in_doubt_is_sent_again_identically",),
+    ),
+    Mutant(
+        "another-store-is-not-noticed",
+        "A store that came back empty is another one: its sessions are told lost.",
+        "service/store/store.py",
+        'if known not in (b"", self.condition.store_id):',
+        "if False:",
+        (f"{LIFE}::test_a_store_that_was_emptied_while_it_ran_is_told",),
+    ),
+    Mutant(
+        "a-foreign-hash-is-written-to",
+        "A hash that this protocol did not write is refused and left as it is.",
+        PRELUDE,
+        "if not sound(name, k[name]) then",
+        "if false then",
+        ("tests/service/store/test_scripts_hostile.py::test_a_number_that_no_script_writes_is_corrupt",),
+    ),
+)
+
 _CLAIMS = (
     Mutant(
         "claim-without-found-e",
         "A late copy of an old claim displaces nobody.",
         CLAIM,
-        "if found ~= k.e then\n    return refuse('STALE_OPEN')\n  end\n  keep(key, ttl)",
-        "keep(key, ttl)",
+        "if found ~= k.e then\n    return refuse('STALE_OPEN')\n  end\n  local e = new_epoch(k.e)",
+        "local e = new_epoch(k.e)",
         (REFUSED_CLAIM,),
     ),
     Mutant(
@@ -175,16 +274,16 @@ _CLAIMS = (
         "epochs-of-e-plus-1-only",
         "No epoch is granted twice, also when the store lost the last one.",
         PRELUDE,
-        "decimal(math.max((tonumber(e) or 0) + 1, time[1] * 1000000 + time[2]))",
-        "decimal((tonumber(e) or 0) + 1)",
+        "math.max((tonumber(e) or 0) + 1, time[1] * 1000000 + time[2])",
+        "(tonumber(e) or 0) + 1",
         (f"{SCRIPTS}::test_an_epoch_is_never_used_twice",),
     ),
     Mutant(
         "epochs-of-time-only",
         "No epoch is granted twice, also when the store's clock went back.",
         PRELUDE,
-        "decimal(math.max((tonumber(e) or 0) + 1, time[1] * 1000000 + time[2]))",
-        "decimal(time[1] * 1000000 + time[2])",
+        "math.max((tonumber(e) or 0) + 1, time[1] * 1000000 + time[2])",
+        "time[1] * 1000000 + time[2]",
         (f"{SCRIPTS}::test_an_epoch_is_never_used_twice",),
     ),
     Mutant(
@@ -279,6 +378,14 @@ _CLAIMS = (
 
 _LEASES_AND_ENDS = (
     Mutant(
+        "the-older-claim-holds",
+        "Of two streams on one replica the one with the older claim ends, whichever comes later.",
+        "service/sessions.py",
+        "if superseded and superseded.owner.epoch > session.owner.epoch:",
+        "if False:",
+        ("tests/service/test_sessions.py::test_of_two_streams_the_one_with_the_older_claim_is_ended",),
+    ),
+    Mutant(
         "heartbeat-relocks",
         "A late heartbeat does not hold a released lease for nobody.",
         HEARTBEAT,
@@ -322,7 +429,7 @@ _LEASES_AND_ENDS = (
         "kill-does-not-fence",
         "An operator's close takes the session from its owner.",
         KILL,
-        "'e', new_epoch(k.e), 'o', '', 'p', k.e, 'f'",
+        "'e', e, 'o', '', 'p', k.e, 'f'",
         "'f'",
         (f"{SCRIPTS}::test_a_kill_fences_the_owner_and_leaves_a_tombstone",),
     ),
@@ -416,6 +523,14 @@ _STEPS = (
         (f"{BATCHER}::test_a_cancelled_waiter_takes_nothing_from_the_others",),
     ),
     Mutant(
+        "admission-released-twice",
+        "A message is counted out of what is in flight once, however it ends.",
+        "service/admission.py",
+        "self.in_flight -= 1",
+        "self.in_flight -= 1 if done else 2",
+        ("tests/service/test_admission.py::test_a_cancelled_one_is_counted_out",),
+    ),
+    Mutant(
         "replies-after-not-checked",
         "Stored replies that are asked for are all there, or the open is refused.",
         "service/session.py",
@@ -440,7 +555,7 @@ _CALLS = (
         "service/calls.py",
         "if timestep.step in (0, kept.step_number + 1):",
         "if True:",
-        (f"{ONCE}::test_unary_calls_over_two_replicas_with_every_reply_lost_once",),
+        (f"{ONCE}::test_a_repeated_call_is_answered_by_the_store_and_not_by_what_its_replica_remembers",),
     ),
     Mutant(
         "a-call-keeps-its-lease",
@@ -517,6 +632,8 @@ _WRITE_BEHIND = (
 MUTANTS: tuple[Mutant, ...] = (
     *_THE_FENCE,
     *_COMMITS,
+    *_REPLICAS,
+    *_CALLS_OF_THE_STORE,
     *_CLAIMS,
     *_LEASES_AND_ENDS,
     *_STEPS,
