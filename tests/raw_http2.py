@@ -1,6 +1,7 @@
 """An HTTP/2 client that keeps to no rule: it sends the frames that it is told to and shows what comes back."""
 
 import asyncio
+import secrets
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Self
 
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
+    ContinuationFrame,
     DataFrame,
     Frame,
     GoAwayFrame,
@@ -19,6 +21,8 @@ from hyperframe.frame import (
 )
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+FRAME_BYTES = 16_384
+"""What every server takes."""
 PATIENCE = 20.0
 """Seconds until an answer that does not come has failed the test."""
 Header = tuple[str, str]
@@ -84,6 +88,8 @@ class RawConnection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._polite = False
+        """Answers the server's control frames; a connection without a preface is silent."""
         self._encoder = Encoder()
         self._decoder = Decoder()
         self._goaway: tuple[int | None, bytes] = (None, b"")
@@ -93,12 +99,25 @@ class RawConnection:
 
     @classmethod
     async def connect(cls, target: str, settings: dict[int, int] | None = None, preface: bool = True) -> Self:
-        """Opens it; with the preface and these settings, unless told otherwise."""
+        """Opens it, and agrees with the server on both sides' settings; without the preface it says nothing."""
         host, port = target.rsplit(":", 1)
         connection = cls(*await asyncio.open_connection(host, int(port)))
         if preface:
+            connection._polite = True
             connection.write(PREFACE + SettingsFrame(0, settings=settings or {}).serialize())
+            while not any(isinstance(frame, SettingsFrame) for frame in connection.seen):
+                await connection.read()
+            await connection.ping()
         return connection
+
+    async def ping(self) -> None:
+        """Returns once the server has taken all that was sent before."""
+        mark = secrets.token_bytes(8)
+        self.frame(PingFrame(0, opaque_data=mark))
+        while True:
+            frame = await self.read()
+            if isinstance(frame, PingFrame) and frame.opaque_data == mark:
+                return
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,14 +146,20 @@ class RawConnection:
         return self._encoder.encode([(name, value, True) for name, value in headers])
 
     def headers(self, stream: int, headers: Sequence[Header], end: bool = False) -> None:
-        """HEADERS of one stream."""
-        flags = ["END_HEADERS", *(["END_STREAM"] if end else [])]
-        self.frame(HeadersFrame(stream, self.block(headers), flags=flags))
+        """HEADERS of one stream, and CONTINUATION where they need it."""
+        block = self.block(headers)
+        parts = [block[at : at + FRAME_BYTES] for at in range(0, len(block), FRAME_BYTES)]
+        frames: list[HeadersFrame | ContinuationFrame] = [
+            HeadersFrame(stream, parts[0], flags=["END_STREAM"] if end else [])
+        ]
+        frames += [ContinuationFrame(stream, part) for part in parts[1:]]
+        frames[-1].flags.add("END_HEADERS")
+        for frame in frames:
+            self.frame(frame)
 
     def data(self, stream: int, data: bytes, end: bool = False) -> None:
-        """DATA of one stream, in frames of the size that every server takes."""
-        size = 16_384
-        parts = [data[at : at + size] for at in range(0, len(data), size)] or [b""]
+        """DATA of one stream."""
+        parts = [data[at : at + FRAME_BYTES] for at in range(0, len(data), FRAME_BYTES)] or [b""]
         for part in parts:
             last = end and part is parts[-1]
             self.frame(DataFrame(stream, part, flags=["END_STREAM"] if last else []))
@@ -176,14 +201,14 @@ class RawConnection:
 
     def _take(self, frame: Frame) -> None:
         self.seen.append(frame)
+        if isinstance(frame, GoAwayFrame):
+            self._goaway = (frame.error_code, frame.additional_data)
         answer = self.answers.setdefault(frame.stream_id, Answer())
         match frame:
-            case SettingsFrame() if "ACK" not in frame.flags:
+            case SettingsFrame() if self._polite and "ACK" not in frame.flags:
                 self.frame(SettingsFrame(0, flags=["ACK"]))
-            case PingFrame() if "ACK" not in frame.flags:
+            case PingFrame() if self._polite and "ACK" not in frame.flags:
                 self.frame(PingFrame(0, opaque_data=frame.opaque_data, flags=["ACK"]))
-            case GoAwayFrame():
-                self._goaway = (frame.error_code, frame.additional_data)
             case RstStreamFrame():
                 answer.reset = frame.error_code
                 self._done.add(frame.stream_id)
