@@ -330,7 +330,11 @@ async def test_24_a_window_that_stays_shut(scene: Scene) -> None:
         async def created() -> bool:
             return await known(scene, name)
 
+        async def time_enough(taken: int = len(scene.taken)) -> bool:
+            return len(scene.taken) > taken + 2 * len(messages)
+
         await until(created)
+        await until(time_enough)
         assert (await seen(scene.channel, name)).step <= 1
         epoch = (await seen(scene.channel, name)).epoch
     # the session outlives such a stream
