@@ -30,6 +30,7 @@ from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
 from cellwire.v1 import cell_service_pb2 as pb
 from models.cells import checked
+from tests.access import users
 from tests.harness import Place, ReplicaProcess, WireStream, arrays, number
 from tests.hostile import good, seen, until
 from tests.raw_http2 import PREFACE, Answer, Closed, Header, RawConnection, grpc_message, request_headers
@@ -78,7 +79,7 @@ class Scene:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scene(test_models: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
-    with Children() as children, EmbeddedStore(children) as store:
+    with Children() as children, EmbeddedStore(children, users=users()) as store:
         place = Place(store.url, "http2", (test_models,))
         replica = ReplicaProcess(children, place, tmp_path_factory.mktemp("http2"), "replica")
         target = replica.target()
