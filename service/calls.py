@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from service.codec import OpenRequest, Reply
-from service.errors import CellwireError, SessionBusy, SessionClosed, StaleOpen, Superseded
+from service.errors import CellwireError, SessionBusy, SessionClosed, StaleOpen, StoreUnavailable, Superseded
 from service.session import Session
 from service.sessions import OpenedSession, Sessions
 from service.store.store import ClaimLost
@@ -55,6 +55,7 @@ class Calls:
                     if not error.ends_stream:
                         self._keep(request.session_id, kept)
                         raise
+                    _not_twice(timestep, error)
                 else:
                     self._keep(request.session_id, kept)
                     return OpenedSession(kept, False, b"", self._store_id()), reply
@@ -63,9 +64,11 @@ class Calls:
             session = opened.session
             committed = False
             try:
-                reply = await session.step(decode(session), lease_ms=0)
+                timestep = decode(session)
+                reply = await session.step(timestep, lease_ms=0)
                 committed = not reply.replayed
             except (Superseded, ClaimLost) as error:
+                _not_twice(timestep, error)
                 attempt += 1
                 await _pause(attempt, deadline, error)
                 request = self._as_created(request, opened)
@@ -152,6 +155,17 @@ class Calls:
         self._kept.move_to_end(session_id)
         while len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
+
+
+def _not_twice(timestep: Timestep, error: CellwireError) -> None:
+    """An unnumbered message whose commit may have been executed is not run again here: nothing would notice.
+
+    Raises:
+        StoreUnavailable: its caller decides.
+    """
+    unanswered = isinstance(error, StoreUnavailable) and not isinstance(error, ClaimLost)
+    if not timestep.step and (error.in_doubt or unanswered):
+        raise StoreUnavailable("whether the timestep was committed is not known") from None
 
 
 async def _pause(attempt: int, deadline: float, error: CellwireError) -> None:

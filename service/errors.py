@@ -35,6 +35,8 @@ class CellwireError(Exception):
     position: Position | None = None
     resource: tuple[str, str] | None = None
     """(type, name) of what was not found."""
+    in_doubt: bool = False
+    """The write that met it was sent more than once: an earlier copy may have been executed."""
 
     code = StatusCode.INTERNAL
     reason = "INTERNAL"

@@ -269,7 +269,7 @@ class Server:
             ),
         )
         cell_service_pb2_grpc.add_CellServiceServicer_to_server(self.servicer, server)
-        sessions = SessionServicer(self.store, calls, settings.tombstone)
+        sessions = SessionServicer(self.store, calls, settings.tombstone, settings.replicas)
         session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, server)
         models = ModelServicer(self.cells, settings.idle_ttl)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)

@@ -97,6 +97,7 @@ class Session:
         self.ring: deque[Record] = deque(sorted(records, key=lambda record: record.last), terms.ring)
         self.ttl_ms = terms.ttl(cell.spec)
         self.replicas = replicas
+        self.displaced_epoch = granted.displaced_epoch
         self.last_write = time.monotonic()
         self.ended: CellwireError | None = None
         self.on_lost: Callable[[CellwireError], None] | None = None

@@ -28,10 +28,11 @@ LONGEST_CLOSE = 10.0
 class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     """Get, list and close. Lists run one at a time: they walk the whole store."""
 
-    def __init__(self, store: Store, calls: Calls, tombstone: float) -> None:
+    def __init__(self, store: Store, calls: Calls, tombstone: float, replicas: int) -> None:
         self._store = store
         self._calls = calls
         self._tombstone = tombstone
+        self._replicas = replicas
         self._listing = asyncio.Lock()
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:  # noqa: N802
@@ -60,7 +61,8 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         """A client's close with its token, an operator's without. Closing again is no error."""
         session_id = decode_session_id(request.session_id)
         if not request.create_token:
-            return pb.CloseSessionResponse(step=await self._store.kill(session_id, self._tombstone))
+            killed_at = await self._store.kill(session_id, self._tombstone, self._replicas)
+            return pb.CloseSessionResponse(step=killed_at)
         if len(request.create_token) != TOKEN_BYTES:
             raise invalid("create_token", f"{TOKEN_BYTES} bytes, or none")
         resume = OpenRequest(session_id, request.create_token, Mode.RESUME)

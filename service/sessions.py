@@ -20,7 +20,7 @@ from service.errors import CellwireError, Draining, ModelUnknown, Superseded
 from service.session import Session, Terms
 from service.store.records import Options, encode_options, encode_state
 from service.store.scripts import NONCE_BYTES, Claim, Commit, Granted, Owner, Release
-from service.store.store import Store, Write, Written
+from service.store.store import ClaimLost, Store, Write, Written
 from service.tensors import MAX_NAME
 from service.values import ZERO_DIGEST, Mode, chain_origin, incarnation_of
 
@@ -120,7 +120,12 @@ class Sessions:
         self.live[session.owner.key] = holder
         metrics.LIVE_SESSIONS.set(len(self.live))
         if superseded:
-            superseded.lose(Superseded("another client claimed the session"))
+            was_seen = holder.displaced_epoch >= superseded.owner.epoch
+            superseded.lose(
+                Superseded("another client claimed the session")
+                if was_seen
+                else ClaimLost("the claim was lost in a failover; resume", retry_after=0.0)
+            )
 
     def leave(self, session: Session) -> None:
         """The stream of the session is over: its tail is written and its lease given up, by nobody's RPC."""

@@ -18,7 +18,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, Re
 from service import failpoints, metrics
 from service.errors import StoreUnavailable
 from service.store.endpoint import Node
-from service.store.scripts import COMMIT, Claim, Close, Commit, Item, Script
+from service.store.scripts import COMMIT, Claim, Close, Commit, Item, Kill, Script
 from service.store.topology import PRIMARY, NoPrimary, Topology
 from service.store.wire import FAULTS, Command, Send, Wire, ask
 
@@ -36,6 +36,8 @@ PASSING = frozenset(
 )
 """The store says that nothing was executed, for a reason that passes: the item is sent again."""
 SHORT = "short_of_replicas"
+WRITTEN = frozenset((b"OK", b"DUPLICATE", b"CLOSED"))
+"""What a caller takes for done: the scripts write before they say so, also where it was done before."""
 DENIED = frozenset(("AuthenticationError", "NoPermissionError", "NOAUTH", "NOPERM"))
 
 
@@ -53,6 +55,8 @@ class Told(NamedTuple):
     answer: Answer
     degraded: bool = False
     """Fewer replicas hold the write than were asked for."""
+    in_doubt: bool = False
+    """It was sent before, and what became of that is not known: the answer may be that to a second execution."""
 
 
 class _Call:
@@ -64,6 +68,7 @@ class _Call:
         """By their places in the batch."""
         self.ask_at: Node | None = None
         """Where the slot is migrating to: asked there once."""
+        self.in_doubt = False
         self.fault: str | None = None
         """Why it is to be sent again; None: it was told who has the slot, nothing is wrong."""
         self.node: Node | None = None
@@ -94,7 +99,7 @@ class _Call:
         self.fault = None
         for (place, item), result in zip(self.items, results, strict=True):
             word = _word(result)
-            short = _replicas(item) > replicas and word in (b"OK", b"DUPLICATE")
+            short = _replicas(item) > replicas and word in WRITTEN
             if word == b"ERROR" and isinstance(result, bytes) and result[6:] in PASSING:
                 self.fail(result[6:].decode())
                 left.append((place, item))
@@ -102,7 +107,7 @@ class _Call:
                 self.fail(SHORT)
                 left.append((place, item))
             else:
-                self.told[place] = Told(result, short)
+                self.told[place] = Told(result, short, self.in_doubt)
         if left and len(left) < len(self.items):
             self._pack(left)
         elif not left:
@@ -114,7 +119,7 @@ def _word(answer: Answer) -> bytes:
 
 
 def _replicas(item: Item) -> int:
-    return item.replicas if isinstance(item, Commit | Close | Claim) else 0
+    return item.replicas if isinstance(item, Commit | Close | Claim | Kill) else 0
 
 
 async def _ask_nothing(_: Node, __: Send) -> None:
@@ -232,6 +237,7 @@ class Link:
         except FAULTS as error:
             for call in calls:
                 if call.items:
+                    call.in_doubt = True
                     call.fail(type(error).__name__)
             self._topology.doubt()
             return

@@ -164,6 +164,7 @@ class Kill(NamedTuple):
     key: bytes
     incarnation: bytes
     tombstone_ms: int
+    replicas: int = 0
 
     def pack(self) -> bytes:
         """As kill.lua unpacks it."""

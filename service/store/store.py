@@ -192,7 +192,7 @@ class Store:
         answers = await self._call(self._leases, PEEK, items)
         return [self._peeked(item, answer) for item, answer in zip(items, answers, strict=True)]
 
-    async def kill(self, session_id: str, tombstone: float) -> int:
+    async def kill(self, session_id: str, tombstone: float, replicas: int = 0) -> int:
         """An operator's close: the step that the session stood at.
 
         Raises:
@@ -201,7 +201,7 @@ class Store:
         (seen,) = await self.peek([session_id])
         if isinstance(seen, CellwireError):
             raise seen
-        item = Kill(self.key(session_id), seen.incarnation, round(tombstone * 1000))
+        item = Kill(self.key(session_id), seen.incarnation, round(tombstone * 1000), replicas)
         (told,) = await self._call(self._leases, KILL, [item])
         if isinstance(told, Unanswered):
             raise told
@@ -366,9 +366,12 @@ class Store:
         if isinstance(told, Unanswered):
             return told
         try:
-            return self._outcome(owner, told)
+            outcome = self._outcome(owner, told)
         except ValueError:
-            return _unreadable()
+            outcome = _unreadable()
+        if isinstance(outcome, CellwireError):
+            outcome.in_doubt = told.in_doubt
+        return outcome
 
     def _outcome(self, owner: Owner, told: Told) -> Written | CellwireError:
         word, first, second = _words(told.answer)

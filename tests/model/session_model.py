@@ -47,16 +47,18 @@ class SessionModel:
         k, point = self.fields, item.resume_point
         resumes = item.mode is Mode.RESUME
         stale = number(item.found_epoch) != k.get("e", b"0")
+        knows_steps = point is not None and (point.received.step > 0 or point.durable_step > 0)
         if not k:
-            if (point and point.received.step > 0) or (resumes and item.found_epoch):
+            if knows_steps or (resumes and item.found_epoch):
                 return self._refuse(b"MISSING")
             if resumes:
                 return self._refuse(b"UNKNOWN")
             return self._refuse(b"STALE_OPEN") if stale else self._create(item, micros, now)
         holder = item.incarnation == k["i"]
         if b"c" in k["f"]:
-            if holder or resumes or (point and point.received.step > 0):
-                return self._refuse(b"CLOSED")
+            if holder or resumes or knows_steps:
+                named = point.incarnation if point else b""
+                return self._refuse(b"INCARNATION" if named not in (b"", k["i"]) else b"CLOSED")
             return self._refuse(b"STALE_OPEN") if stale else self._create(item, micros, now)
         if item.mode is Mode.RESTART and not holder:
             return self._refuse(b"STALE_OPEN") if stale else self._create(item, micros, now)
@@ -162,11 +164,9 @@ class SessionModel:
         k = self.fields
         if not k:
             return b"GONE"
-        if b"c" in k["f"]:
+        if k["i"] == owner.incarnation and b"c" in k["f"]:
             return b"CLOSED " + k["n"]
-        if k["i"] != owner.incarnation:
-            return b"GONE"
-        if (k["e"], k["o"]) != (number(owner.epoch), owner.nonce):
+        if (k["i"], k["e"], k["o"]) != (owner.incarnation, number(owner.epoch), owner.nonce):
             return b"FENCED " + k["e"] + b" " + k["p"]
         return None
 
@@ -179,7 +179,7 @@ class SessionModel:
         if at != (number(item.n_from), item.h_from):
             return b"MISMATCH " + k["n"]
         count = int(k["c"])
-        lease = number(now + item.lease_ms) if item.lease_ms else b"0"
+        lease = number(now + item.lease_ms) if item.lease_ms and k["l"] != b"0" else b"0"
         after = number(count + len(item.records))
         k.update(n=number(item.n_to), h=item.h_to, s=item.state, c=after, l=lease, u=number(now))
         k.update({f"r{at % item.ring}": record for at, record in enumerate(item.records, count)})

@@ -88,8 +88,9 @@ return each(function(key, item)
     return granted('created')
   end
 
+  local knows_steps = has_point == 1 and (step > 0 or durable > 0)
   if not k then
-    if has_point == 1 and step > 0 or mode == RESUME and found ~= '0' then
+    if knows_steps or mode == RESUME and found ~= '0' then
       return refuse('MISSING')
     elseif mode == RESUME then
       return refuse('UNKNOWN')
@@ -100,8 +101,9 @@ return each(function(key, item)
   end
 
   if is_closed(k.f) then
-    if i == k.i or mode == RESUME or has_point == 1 and step > 0 then
-      return refuse('CLOSED')
+    if i == k.i or mode == RESUME or knows_steps then
+      keep(key, 0) -- so that a WAIT after it covers the close
+      return refuse(named ~= '' and named ~= k.i and 'INCARNATION' or 'CLOSED')
     elseif found ~= k.e then
       return refuse('STALE_OPEN')
     end

@@ -5,11 +5,11 @@
 return each(function(key, item)
   local i, o, e, n, tombstone = struct.unpack('<c16c16Bc0Bc0I4', item)
   local k = read(key, 'i', 'e', 'o', 'p', 'n', 'c', 'f')
-  if k and is_closed(k.f) and k.i == i and not fence(k, e, o) then
+  if k and is_closed(k.f) and not fence(k, i, e, o) then
     redis.call('PEXPIRE', key, tombstone)
     return 'DUPLICATE ' .. k.n
   end
-  local refused = refusal(k, i, e, o)
+  local refused = refusal(key, k, i, e, o)
   if refused then
     return refused
   end

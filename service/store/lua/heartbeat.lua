@@ -5,7 +5,7 @@
 return each(function(key, item)
   local i, o, e, ttl, lease = struct.unpack('<c16c16Bc0I4I4', item)
   local k = read(key, 'i', 'e', 'o', 'p', 'n', 'f', 'l')
-  local refused = refusal(k, i, e, o)
+  local refused = refusal(key, k, i, e, o)
   if refused then
     return refused
   end

@@ -8,6 +8,7 @@ return each(function(key, item)
   if not k or k.i ~= i then
     return 'GONE'
   elseif is_closed(k.f) then
+    keep(key, 0)
     return 'CLOSED ' .. k.n
   end
   local e = new_epoch(k.e)

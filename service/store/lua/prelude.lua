@@ -39,15 +39,20 @@ local function is_closed(f)
 end
 
 -- nil for the current claim, otherwise what the caller is told. Equality: after a failover two owners can hold one epoch.
-local function fence(k, e, o)
-  if k.e ~= e or k.o ~= o then
+-- The owner of another life of the id is fenced like any other: p says who came first, also when a failover brought an
+-- earlier life back.
+local function fence(k, i, e, o)
+  if k.i ~= i or k.e ~= e or k.o ~= o then
     return 'FENCED ' .. k.e .. ' ' .. k.p
   end
 end
 
 -- Refreshes the time to live; 0 leaves it as it is. It needs no memory: a write after it is allowed when memory is full.
 local function keep(key, ttl)
-  redis.call('PEXPIRE', key, ttl > 0 and ttl or redis.call('PTTL', key))
+  local left = ttl > 0 and ttl or redis.call('PTTL', key)
+  if left > 0 then
+    redis.call('PEXPIRE', key, left)
+  end
 end
 
 -- True for a value that this protocol may have written: 16 bytes, a number as `decimal` writes it, or, of other fields,
@@ -77,18 +82,16 @@ local function read(key, ...)
   return k
 end
 
--- Why the claim (i, e, o) may not write to k; nil when it may.
-local function refusal(k, i, e, o)
+-- Why the claim (i, e, o) may not write to k; nil when it may. CLOSED is taken for success by who closes: it writes, so
+-- that a WAIT after it covers the close.
+local function refusal(key, k, i, e, o)
   if not k then
     return 'GONE'
-  end
-  if is_closed(k.f) then
+  elseif k.i == i and is_closed(k.f) then
+    keep(key, 0)
     return 'CLOSED ' .. k.n
   end
-  if k.i ~= i then
-    return 'GONE'
-  end
-  return fence(k, e, o)
+  return fence(k, i, e, o)
 end
 
 -- Bytes of a ring record before its reply. A shorter one is damaged: its reply is lost, the session is not.

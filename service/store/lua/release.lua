@@ -3,7 +3,7 @@
 
 return each(function(key, item)
   local i, o, e, ttl = struct.unpack('<c16c16Bc0I4', item)
-  local refused = refusal(read(key, 'i', 'e', 'o', 'p', 'n', 'f'), i, e, o)
+  local refused = refusal(key, read(key, 'i', 'e', 'o', 'p', 'n', 'f'), i, e, o)
   if refused then
     return refused
   end

@@ -1,7 +1,6 @@
 """Calls of scripts over a bad connection: the identical call again, and never another call's answer."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -216,9 +215,9 @@ async def test_scripts_that_the_store_forgot_are_loaded_again(own_link: tuple[Sc
         session = session.after(commit)
 
 
-async def repeated(command: str, store: Scripted) -> None:
-    """Again and again, until cancelled."""
-    while True:
+async def repeated(command: str, store: Scripted, over: asyncio.Event) -> None:
+    """Again and again, until it is over: then no copy of it is on its way."""
+    while not over.is_set():
         await asyncio.to_thread(store.redis.execute_command, command)
         await asyncio.sleep(0.02)
 
@@ -230,7 +229,8 @@ async def test_commits_go_on_while_an_operator_does_his_worst(
     store, link = own_link
     session = store.claimed(claim(new_key()))
     operator = Scripted(own_store.url)
-    worst = asyncio.create_task(repeated(command, operator))
+    over = asyncio.Event()
+    worst = asyncio.create_task(repeated(command, operator, over))
     try:
         for step in range(1, 61):
             commit = session.commit(step)
@@ -238,9 +238,8 @@ async def test_commits_go_on_while_an_operator_does_his_worst(
             assert answer in (b"OK %d" % step, b"DUPLICATE %d" % step)
             session = session.after(commit)
     finally:
-        worst.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await worst
+        over.set()
+        await worst
         operator.redis.close()
     fields = Scripted(own_store.url).fields(session.owner.key)
     assert (fields["n"], fields["c"], fields["h"]) == (b"60", b"60", session.h)

@@ -298,7 +298,7 @@ def test_another_token_makes_a_new_life_over_a_tombstone(store: Scripted, state:
     assert fields["p"] == b"%d" % session.owner.epoch
     assert fields["f"] == b""
     assert not {name for name in fields if name.startswith("r")}
-    assert store.ask(COMMIT, session.commit()) == b"GONE"
+    assert store.ask(COMMIT, session.commit()) == b"FENCED %d %d" % (new.owner.epoch, session.owner.epoch)
 
 
 def test_a_restart_makes_a_new_life_over_a_live_one(store: Scripted) -> None:
@@ -306,7 +306,7 @@ def test_a_restart_makes_a_new_life_over_a_live_one(store: Scripted) -> None:
     assert session
     new = store.claimed(claim(key, BOB, Mode.RESTART, found_epoch=session.owner.epoch))
     assert (new.owner.incarnation, new.step) == (BOB, 0)
-    assert store.ask(COMMIT, session.commit()) == b"GONE"
+    assert store.ask(COMMIT, session.commit()) == b"FENCED %d %d" % (new.owner.epoch, session.owner.epoch)
 
 
 def test_an_epoch_is_never_used_twice(store: Scripted) -> None:
@@ -399,7 +399,7 @@ def refused_owners(session: Held) -> list[tuple[str, Owner, bytes]]:
         ("another nonce of the same epoch", owner._replace(nonce=new_nonce()), fenced),
         ("an older epoch", owner._replace(epoch=epoch - 1), fenced),
         ("a newer epoch", owner._replace(epoch=epoch + 1), fenced),
-        ("another life", owner._replace(incarnation=BOB), b"GONE"),
+        ("another life", owner._replace(incarnation=BOB), fenced),
         ("no session", owner._replace(key=new_key()), b"GONE"),
     ]
 

@@ -78,6 +78,8 @@ class ScriptsAsModelled(RuleBasedStateMachine):
         goes_on: int,
         fields: dict[str, Any],
     ) -> None:
+        if mode is not Mode.RESUME and not fields.get("name", "m"):
+            fields = {}  # what may create names its model
         now = self.model.fields
         here = Checkpoint(int(now.get("n", b"0")), now.get("h", digest(BOB)))
         resume_point = None
