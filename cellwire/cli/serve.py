@@ -13,7 +13,7 @@ from cellwire.cli.exits import extra
 def serve(
     port: Annotated[int | None, typer.Option(help="gRPC port; 0: any free one.")] = None,
     admin_port: Annotated[int | None, typer.Option(help="Port of metrics and health over HTTP; 0: any.")] = None,
-    store_url: Annotated[str | None, typer.Option(help="redis://, rediss:// or unix:// URL of the store.")] = None,
+    store_url: Annotated[str | None, typer.Option(help="URL of the store.")] = None,
     embedded_store: Annotated[
         bool, typer.Option("--embedded-store", help="With a store of its own, to try things out; both end together.")
     ] = False,

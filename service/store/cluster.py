@@ -35,7 +35,7 @@ class Cluster(Topology):
         self._slots: list[Node | None] = [None] * SLOTS
         self._lanes = [slot * len(nodes) // SLOTS for slot in range(SLOTS)]
         self.lanes = len(nodes)
-        self._in_doubt = True
+        self.in_doubt = True
         self._next_look = float("-inf")
         self._looking = asyncio.Lock()
 
@@ -56,10 +56,10 @@ class Cluster(Topology):
 
     async def learn(self) -> None:
         """Looks at the slots again if they are in doubt and the last look is not too new."""
-        if not self._in_doubt or time.monotonic() < self._next_look:
+        if not self.in_doubt or time.monotonic() < self._next_look:
             return
         async with self._looking:
-            if not self._in_doubt or time.monotonic() < self._next_look:
+            if not self.in_doubt or time.monotonic() < self._next_look:
                 return
             try:
                 asked = random.sample(self._nodes, min(MOST_ASKED, len(self._nodes)))
@@ -85,12 +85,12 @@ class Cluster(Topology):
 
     def doubt(self) -> None:
         """The slots are looked at again before the next call."""
-        self._in_doubt = True
+        self.in_doubt = True
 
     def moved(self, slot: int, node: Node) -> None:
         """Believed at once; others may have moved with it."""
         self._slots[slot] = node
-        self._in_doubt = True
+        self.in_doubt = True
 
     async def open(self, node: Node, name: str) -> AbstractConnection:
         """A connection to a node."""
@@ -115,4 +115,4 @@ class Cluster(Topology):
             named = [Node((host or b"").decode() or asked.host, port) for host, port, *_ in holders]
             nodes |= dict.fromkeys(named)
             slots[start : end + 1] = [named[0]] * (end + 1 - start)
-        self._slots, self._nodes, self._in_doubt = slots, tuple(nodes), False
+        self._slots, self._nodes, self.in_doubt = slots, tuple(nodes), False

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import structlog
@@ -207,11 +208,10 @@ class Link:
 
     async def _round(self, calls: Sequence[_Call], left: float) -> None:
         """Sends each call where its key is, those of one primary in one write, all primaries at once."""
-        try:
-            async with asyncio.timeout(left):
-                await self._topology.learn()
-        except FAULTS:
-            pass  # then the calls say what is missing
+        if self._topology.in_doubt:
+            with suppress(*FAULTS):  # what is missing then shows by the calls
+                async with asyncio.timeout(left):
+                    await self._topology.learn()
         groups: dict[Node, list[_Call]] = {}
         for call in calls:
             try:

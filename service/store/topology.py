@@ -23,6 +23,8 @@ class Topology:
     """Ways that do not wait for each other; fixed once `start` returned."""
     one_key_a_call = False
     """A call may name the keys of one slot only."""
+    in_doubt = False
+    """Who holds what is to be learnt again."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -37,7 +39,7 @@ class Topology:
         return 0
 
     async def learn(self) -> None:
-        """Asks again who holds what, if that is in doubt.
+        """Asks again who holds what, if that is in doubt and was not asked just now.
 
         Raises:
             RedisError, OSError, TimeoutError: nothing is known.

@@ -131,6 +131,8 @@ BAD_SETTINGS = [
     ({"idle_ttl": "60"}, "idle_ttl"),
     ({"host": "0.0.0.0"}, "insecure_bind"),
     ({"store_url": "http://user:password@localhost"}, "store_url"),
+    ({"store_url": "redis+proxy://user:password@localhost"}, "store_url"),
+    ({"store_ca": "/nowhere/ca.pem"}, "CELLWIRE_STORE_CA"),
     ({"tenant": "a/b"}, "CELLWIRE_TENANT"),
     ({"tenant": "a}b"}, "CELLWIRE_TENANT"),
     ({"lease": "nan"}, "CELLWIRE_LEASE"),
@@ -156,12 +158,15 @@ def test_bad_settings_are_named_in_one_line(
 UNUSABLE = [
     ({"port": "many"}, "CELLWIRE_PORT", 1),
     ({"store_url": "redis://user:password@localhost:many"}, "CELLWIRE_STORE_URL", 1),
+    ({"store_url": "redis+sentinel://user:password@localhost:26379"}, "CELLWIRE_STORE_URL", 1),
     ({"store_url": "unix:///nowhere", "load": "checker,nothing"}, "nothing", None),
     ({"store_url": "unix:///nowhere", "load": "checker", "port_file": "/nowhere/port"}, "CELLWIRE_PORT_FILE", None),
 ]
 
 
-@pytest.mark.parametrize(("values", "named", "lines"), UNUSABLE, ids=["type", "url", "model", "port-file"])
+@pytest.mark.parametrize(
+    ("values", "named", "lines"), UNUSABLE, ids=["type", "url", "no-service", "model", "port-file"]
+)
 def test_a_replica_that_cannot_start_exits_with_3_and_says_why_in_its_last_line(
     test_models: Path, values: dict[str, object], named: str, lines: int | None
 ) -> None:

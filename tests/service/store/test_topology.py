@@ -16,6 +16,7 @@ from service.store.link import Unanswered
 from service.store.scripts import Seen
 from service.store.store import Store, Written
 from tests.access import PASSWORD, SERVICE_USER, users
+from tests.certificates import Authority
 from tests.conftest import STORES, store_program
 from tests.scripted import Scripted
 from tests.stored import advanced, claimed, store_of
@@ -177,3 +178,18 @@ async def test_a_store_behind_tls(children: Children, client_certificates: bool)
             async with store_of(tls.url, **stranger) as store:
                 await store.check()
                 assert not store.condition.reachable
+
+
+@pytest.mark.parametrize("form", [SentinelStore, ClusterStore])
+async def test_every_connection_speaks_tls(
+    children: Children, tmp_path: Path, form: type[SentinelStore] | type[ClusterStore]
+) -> None:
+    authority = Authority(tmp_path)
+    user: dict[str, Any] = {"username": SERVICE_USER, "password": PASSWORD}
+    with form(children, store_program("redis"), tls=authority) as store:
+        assert store.url.startswith("rediss+")
+        async with store_of(store.url, **user, ca=authority.certificate) as trusting:
+            await advanced(trusting, await claimed(trusting, SESSIONS))
+        async with store_of(store.url, **user, ca=Authority(tmp_path, "another").certificate) as stranger:
+            await stranger.check()
+            assert not stranger.condition.reachable

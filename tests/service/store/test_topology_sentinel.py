@@ -8,6 +8,7 @@ import pytest
 from cellwire.cli.children import Children
 from service.store.link import Unanswered
 from service.store.store import Store
+from tests.access import PASSWORD, SERVICE_USER
 from tests.conftest import STORES, store_program
 from tests.scripted import Held
 from tests.stored import advanced, claimed, store_of
@@ -102,6 +103,15 @@ async def test_one_sentinel_is_enough(watched: SentinelStore) -> None:
     watched.sentinels[1].pause()
     async with store_of(watched.url) as store:
         await advanced(store, await claimed(store, 1))
+
+
+async def test_sentinels_may_want_the_credentials_too(children: Children) -> None:
+    with SentinelStore(children, sentinels=1, replicas=1, down_after=60.0) as watched:
+        (sentinel,) = watched.sentinels
+        sentinel.ask("ACL", "SETUSER", SERVICE_USER, "on", f">{PASSWORD}", "+@all", "&*")
+        sentinel.ask("ACL", "SETUSER", "default", "off")
+        async with store_of(watched.url) as store:
+            await advanced(store, await claimed(store, 1))
 
 
 async def test_a_sentinel_that_names_a_replica_is_not_believed(watched: SentinelStore, children: Children) -> None:
