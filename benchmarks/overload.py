@@ -39,7 +39,7 @@ CLOSED_STREAMS = 32
 WARM_SECONDS = 1.0
 SEARCH, SEARCHES = 0.85, 12
 NEARLY_ALL = 0.97
-WINDOW = 8
+WINDOW = 4
 """Messages that a stream has unanswered at most; one that is due beyond it is not sent and counts as not answered."""
 
 

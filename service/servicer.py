@@ -135,7 +135,8 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             if session is not None:
                 self._sessions.leave(session)
         if stream.ended:
-            yield encode_notice(stream.ended)
+            if session is not None:
+                yield encode_notice(stream.ended)
             raise stream.ended
 
     async def _answer(self, session: Session, message: pb.StreamRequest | Unreadable) -> pb.StreamResponse | bytes:
