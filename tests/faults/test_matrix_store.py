@@ -70,7 +70,7 @@ async def test_25_what_a_power_loss_took_from_the_end_of_the_file_is_said(stage:
             file.truncate(max(0, tail.stat().st_size - 20_000))
         await pair.crash()
         await on.answered()
-        assert on.counts()["reported regressions"]
+        assert on.counts()["reported regressions"], (on.reasons(), on.counts())
 
 
 async def test_26_a_store_that_comes_back_empty_is_said_to_be_another_one(stage: Staged, pair: Pair) -> None:
