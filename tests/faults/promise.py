@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -132,8 +132,8 @@ async def measure(setting: Setting, fault: Fault, models: Path, directory: Path)
                 await pair.ask("CONFIG", "SET", "min-replicas-to-write", 1)
                 await pair.ask("CONFIG", "SET", "min-replicas-max-lag", 10)
             place = Place(pair.url, "promise", (models,))
-            settings = {"log_level": "WARNING", "ephemeral_store": not setting.persists, "replicas": setting.replicas}
-            settings |= {"load": "checker", "store_timeout": 0.5}
+            settings: dict[str, Any] = {"log_level": "WARNING", "load": "checker", "store_timeout": 0.5}
+            settings |= {"ephemeral_store": not setting.persists, "replicas": setting.replicas}
             async with (
                 Fleet(children, place, directory, history, count=2, **settings) as fleet,
                 Client(fleet.fronts) as client,
