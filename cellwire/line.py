@@ -23,6 +23,7 @@ from cellwire.errors import (
     Remedy,
     SessionClosed,
     StateRegressed,
+    StoreLost,
     StepDeadline,
     from_rpc,
     from_status,
@@ -169,6 +170,8 @@ class Line:
             failure: CellwireError = Disconnected(f"{target.address} gave no answer in time")
         except CellwireError as error:
             failure = error
+            if isinstance(error, StoreLost) and sender is not None:  # perhaps of a deposed primary: an open tells
+                failure = Disconnected(error.message, reason=error.reason)
         else:
             return
         finally:

@@ -85,7 +85,7 @@ class Standing:
             token=point.token if is_mine else told.create_token,  # opened by its id: without proof from now on
             model=told.model or point.model,
             version=told.version or point.version,
-            durable_step=max(point.durable_step, told.step),
+            durable_step=max(point.durable_step, min(told.step, point.step)),  # never beyond what was received
             undurable=(),  # the store holds them
             epoch=told.epoch,
             store_id=told.store_id,

@@ -165,7 +165,9 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
 
     async def _close(self, session: Session, close: pb.Close) -> pb.StreamResponse:
         step = session.step_number
-        if not close.keep and not session.closed:
+        if close.keep:
+            await session.flush()
+        elif not session.closed:
             try:
                 step = await session.close(close.step)
             except SessionClosed as error:  # by an operator, or by this client elsewhere: it is what was asked for

@@ -285,9 +285,7 @@ class Session:
         """
         if step != self.step_number:
             raise LastStepMismatch(f"step: the last one is {self.step_number}", position=self.position)
-        await self.settled()
-        if self.ended:
-            raise self.ended
+        await self.flush()
         try:
             closed = await self._writes.submit(Close(self.owner, step, self._terms.tombstone, self.replicas))
         except StoreFull:
@@ -299,10 +297,16 @@ class Session:
         logger.info("session.closed", session_id=self.session_id, epoch=self.owner.epoch, step=step)
         return closed.step
 
-    async def settled(self) -> None:
-        """Returns once everything that was answered is in the store, or the Session was lost."""
+    async def flush(self) -> None:
+        """Returns once everything that was answered is in the store.
+
+        Raises:
+            CellwireError: it never will be; the Session has ended.
+        """
         if self.tail:
             await self.tail.settled()
+            if self.ended:
+                raise self.ended
 
     def heartbeat(self) -> Heartbeat:
         """What keeps its lease."""

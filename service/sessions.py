@@ -243,7 +243,8 @@ class Sessions:
         )
 
     async def _let_go(self, session: Session) -> None:
-        await session.settled()
+        if session.tail:
+            await session.tail.settled()
         if not session.claim_is_gone:
             await self._release(session.owner, session.ttl_ms)
 

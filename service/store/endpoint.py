@@ -101,6 +101,7 @@ class Endpoint:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
             client_name=f"cellwire-{name}",
+            driver_info=None,  # its name would be one more command, which an ACL need not grant
             credential_provider=None if anonymous else self._credentials,
         )
         if isinstance(connection, SSLConnection):

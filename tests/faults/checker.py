@@ -161,7 +161,8 @@ def fenced(ledger: Ledger) -> Iterator[Violation]:
                 if answer.event["durable"] <= newer.opened["step"]:
                     continue
                 # what it says is durable may have been so since that step was asked for, or the stream was opened
-                became, *_ = older.asked.get(answer.event["durable"], (older.at,))
+                durable = answer.event["durable"]
+                became = older.at if durable <= older.opened["step"] else older.asked.get(durable, (older.at,))[0]
                 since, until = min(became, newer.at), max(answer.at, newer.opened_at)
                 if not ledger.store_may_have_lost(since, until):
                     text = f"the owner of an older epoch committed step {answer.step} after the claim at "

@@ -19,7 +19,7 @@ from tests.faults.history import Event, History
 from tests.faults.storm import SETTINGS
 from tests.faults.tally import Tally
 from tests.harness import Place
-from tests.waiting import eventually
+from tests.waiting import eventually, until
 
 
 class Store(Protocol):
@@ -105,6 +105,7 @@ async def staged(
         crowd.start(streams, rivals, calls, applications, pause=0.02)
         stage = Stage(fleet, history, crowd, client)
         try:
+            await until(lambda: len(list(history.of("session"))) >= streams + rivals + calls + applications, "sessions")
             await stage.answered()
             yield stage
         finally:

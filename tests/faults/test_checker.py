@@ -11,6 +11,7 @@ from tests.faults.history import Event, History
 from tests.faults.ledger import Answer, Ledger, Stream
 from tests.faults.tally import Tally
 
+pytestmark = pytest.mark.timeout(300)
 Corruption = Callable[[Ledger], list[Event]]
 
 

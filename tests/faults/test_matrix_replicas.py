@@ -112,7 +112,7 @@ async def test_13_clients_that_leave_at_any_moment_leave_nothing_behind(stage: S
             stream = WireStream(channel)
 
             async def go_on() -> None:
-                await stream.open(f"leaver{at % 20}", create_token=b"%016d" % (at % 20))
+                await stream.open(f"leaver{at}")
                 for step in range(1, 6):
                     await stream.step(step, number(step))
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.scene import Stage, during
 from tests.proxy import Fault, chaos
-from tests.waiting import eventually
+from tests.waiting import eventually, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 Staged = Callable[..., AbstractAsyncContextManager[Stage]]
@@ -50,7 +50,7 @@ async def test_18_19_an_answer_that_is_lost_cut_or_another_ones_is_asked_for_aga
         for at, slot in enumerate(on.slots):
             slot.proxy.storm(chaos(at, 0.2, (fault,)))
         await on.answered(times=5)
-        assert all(slot.proxy.struck for slot in on.slots)
+        await until(lambda: all(slot.proxy.struck for slot in on.slots), "a fault for each replica")
         for slot in on.slots:
             slot.proxy.strike()
         await on.answered()

@@ -136,7 +136,7 @@ class Holder:
         finally:
             wire.call.cancel()
         self._history.add(told, stream=stream, reason=reason or "CLOSED")
-        self._learn(reason)
+        self._learn(reason, at_open=told == "denied")
         return reason
 
     async def _go_on(self, wire: WireStream, stream: int, sent: int) -> str:
@@ -311,8 +311,8 @@ class Holder:
                 self._epoch = position.epoch
         return reason
 
-    def _learn(self, reason: str) -> None:
-        """What the end of a stream or a call means for the life.
+    def _learn(self, reason: str, at_open: bool) -> None:
+        """What the end of a stream or a call means for the life; on a stream only an open says what was lost.
 
         Raises:
             Lost: it is lost, and that was said.
@@ -322,7 +322,7 @@ class Holder:
             self._history.add("regressed", holder=self.name, step=self._accept.step, reason=reason)
         elif reason == "STEP_TOO_OLD":
             self._skip = True
-        elif reason in ("SESSION_EXPIRED_OR_LOST", "LINEAGE_MISMATCH"):
+        elif reason in ("SESSION_EXPIRED_OR_LOST", "LINEAGE_MISMATCH") or (reason == "STORE_LOST" and at_open):
             at = {"session": self.script.session, "life": self.script.life, "step": self._step}
             self._history.add("loss", holder=self.name, reason=reason, **at)
             raise Lost
@@ -358,5 +358,5 @@ class Caller(Holder):
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 reason = "TIMEOUT"
         self._history.add("ended", stream=stream, reason=reason)
-        self._learn(reason)
+        self._learn(reason, at_open=True)
         return reason
