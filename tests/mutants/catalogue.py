@@ -241,7 +241,7 @@ _CALLS_OF_THE_STORE = (
         "service/store/store.py",
         'if known not in (b"", self.condition.store_id):',
         "if False:",
-        (f"{LIFE}::test_a_store_that_was_emptied_while_it_ran_is_told",),
+        (f"{LIFE}::test_a_store_that_comes_back_empty_is_told_and_used",),
     ),
     Mutant(
         "a-foreign-hash-is-written-to",
