@@ -22,6 +22,8 @@ from tests.mutants.runner import Outcome, Verdict, copy, run, run_mutant
 
 ROOT = Path(__file__).parents[2]
 WIDE = 300
+CONTROL_SECONDS = 900
+"""For all tests together."""
 
 
 class Exit(IntEnum):
@@ -105,6 +107,8 @@ def mutants(
     except Stale as error:
         messages.print(f"the catalogue does not follow the code: {error}")
         raise typer.Exit(Exit.STALE) from None
+    except asyncio.CancelledError:
+        raise typer.Exit(128 + signal.SIGTERM) from None
     if as_json:
         typer.echo(json.dumps([result.facts() for result in results], indent=2))
     else:
@@ -120,11 +124,11 @@ def mutants(
 def _chosen(only: list[str] | None, store: str) -> list[Mutant]:
     if store not in STORES:
         raise typer.BadParameter(f"{' or '.join(STORES)} expected", param_hint="--store")
-    names = {mutant.name for mutant in MUTANTS}
-    unknown = [name for name in only or () if name not in names]
+    seen = {mutant.name: mutant for mutant in MUTANTS if store in mutant.stores}
+    unknown = [name for name in only or () if name not in seen]
     if unknown:
-        raise typer.BadParameter(f"no mutant {', '.join(unknown)} (see --list)", param_hint="--only")
-    return [mutant for mutant in MUTANTS if store in mutant.stores and (not only or mutant.name in only)]
+        raise typer.BadParameter(f"no mutant {', '.join(unknown)} on {store} (see --list)", param_hint="--only")
+    return [mutant for name, mutant in seen.items() if not only or name in only]
 
 
 async def _try(chosen: Sequence[Mutant], store: str, jobs: int) -> list[Result]:
@@ -142,7 +146,8 @@ async def _try(chosen: Sequence[Mutant], store: str, jobs: int) -> list[Result]:
         for mutant in chosen:
             mutant.mutated(original)
         bar = progress.add_task("no mutant", total=1 + len(chosen))
-        control = await run(original, list(dict.fromkeys(test for mutant in chosen for test in mutant.tests)), store)
+        tests = list(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
+        control = await run(original, tests, store, CONTROL_SECONDS)
         if control.verdict is not Verdict.PASSED:
             messages.print(
                 f"without any mutant: {control.verdict} {control.test} {control.why}\n{control.output[-4000:]}"

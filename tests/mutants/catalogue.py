@@ -9,6 +9,8 @@ REPLICAS = "tests/service/store/test_replicas.py"
 LINK = "tests/service/store/test_link.py"
 ONCE = "tests/e2e/test_exactly_once.py"
 BEHIND = "tests/e2e/test_write_behind.py"
+BAD = "tests/e2e/test_bad_input.py"
+OVERLOAD = "tests/e2e/test_overload.py"
 LIFE = "tests/e2e/test_life.py"
 LEFT = "tests/e2e/test_nothing_left.py"
 
@@ -241,7 +243,15 @@ _CALLS_OF_THE_STORE = (
         "service/store/store.py",
         'if known not in (b"", self.condition.store_id):',
         "if False:",
-        (f"{LIFE}::test_a_store_that_was_emptied_while_it_ran_is_told",),
+        (f"{LIFE}::test_a_store_that_comes_back_empty_is_told_and_used",),
+    ),
+    Mutant(
+        "a-damaged-state-is-taken",
+        "A state with a wrong bit is told, and nobody goes on from it.",
+        "service/store/records.py",
+        "if _CRC.unpack_from(blob, len(blob) - _CRC.size)[0] != crc32(blob[: -_CRC.size]):",
+        "if False:",
+        ("tests/service/store/test_records.py::test_one_wrong_bit_of_a_state_is_seen",),
     ),
     Mutant(
         "a-foreign-hash-is-written-to",
@@ -521,6 +531,30 @@ _STEPS = (
         "if future.done():\n                    continue",
         "",
         (f"{BATCHER}::test_a_cancelled_waiter_takes_nothing_from_the_others",),
+    ),
+    Mutant(
+        "not-finite-is-committed",
+        "A state or an answer that is not finite is refused, and its batch-mates are answered.",
+        "service/model/cell.py",
+        "for at in _poisoned([*answers, *(tail for _, tail in tails)]):",
+        "for at in ():",
+        (f"{BAD}::test_113_what_is_not_finite_is_not_committed",),
+    ),
+    Mutant(
+        "replay-refused-by-admission",
+        "Only the next message is refused for load: without a replay its successors would come out of order.",
+        "service/session.py",
+        "if step in (0, self.step_number + 1):",
+        "if True:",
+        (f"{OVERLOAD}::test_only_the_next_message_and_new_sessions_are_refused",),
+    ),
+    Mutant(
+        "late-but-executed",
+        "A message whose time is over before it enters a batch is not executed.",
+        "service/batcher.py",
+        "if future.done() or deadline < now:",
+        "if future.done():",
+        (f"{OVERLOAD}::test_a_message_that_did_not_enter_a_batch_in_time_is_refused_and_its_number_not_used",),
     ),
     Mutant(
         "admission-released-twice",
