@@ -23,8 +23,8 @@ from cellwire.errors import (
     Remedy,
     SessionClosed,
     StateRegressed,
-    StoreLost,
     StepDeadline,
+    StoreLost,
     from_rpc,
     from_status,
 )

@@ -44,7 +44,7 @@ def make_users(url: str) -> None:
 
 
 def refused(url: str) -> set[str]:
-    """What the store has refused to the service's user; but redis-py may tell its own name in vain."""
+    """What the store has refused to the service's user."""
     with Redis.from_url(url, decode_responses=True) as store:
         entries: list[dict[str, str]] = store.acl_log()
-    return {entry["object"] for entry in entries if entry["username"] == SERVICE_USER} - {"client|setinfo"}
+    return {entry["object"] for entry in entries if entry["username"] == SERVICE_USER}

@@ -176,6 +176,8 @@ class WireStream:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.call = cell_service_pb2_grpc.CellServiceStub(channel).Stream()
+        # where a write meets the end of the stream, only an iterator still gives what the server had sent before
+        self._responses = aiter(self.call)
 
     async def ask(self, request: pb.StreamRequest) -> pb.StreamResponse:
         """Sends a message and reads one; grpc.aio.AioRpcError when the stream ended instead."""
@@ -188,9 +190,10 @@ class WireStream:
 
     async def read(self) -> pb.StreamResponse:
         """The next message; grpc.aio.AioRpcError when the stream ended with an error, EOFError when without."""
-        response = await self.call.read()
-        if response is grpc.aio.EOF:
-            raise EOFError
+        try:
+            response = await anext(self._responses)
+        except StopAsyncIteration:
+            raise EOFError from None
         assert isinstance(response, pb.StreamResponse)
         return response
 
@@ -234,7 +237,7 @@ class WireStream:
     async def close(self) -> None:
         """Half-closes and waits for the end."""
         await self.call.done_writing()
-        while await self.call.read() is not grpc.aio.EOF:
+        async for _ in self._responses:
             pass
 
 

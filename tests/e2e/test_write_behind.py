@@ -142,6 +142,17 @@ async def test_a_close_writes_first(place: Place, channel: grpc.aio.Channel) -> 
     await stream.close()
 
 
+async def test_a_close_that_keeps_the_session_writes_first(place: Place, channel: grpc.aio.Channel) -> None:
+    stream = WireStream(channel)
+    await stream.open(write_mode=BEHIND)
+    for step in range(1, 4):
+        await stream.replied(step, number(step))
+    response = await stream.ask(pb.StreamRequest(close=pb.Close(keep=True)))
+    assert response.closed.step == 3
+    assert await stored_step(place) == 3
+    await stream.close()
+
+
 async def test_a_pending_step_is_answered_again_and_never_run_again(channel: grpc.aio.Channel) -> None:
     stream = WireStream(channel)
     await stream.open(write_mode=BEHIND)
