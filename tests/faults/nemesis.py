@@ -78,7 +78,7 @@ class Nemesis:
 
     async def _against_replica(self, slot: Slot, draw: random.Random) -> None:
         while not self._over.is_set():
-            died = await self._watched(slot, draw.uniform(0.1, 1.2))
+            died = await self._watched(slot, draw.uniform(0.2, 3.0))
             if self._over.is_set() and not died:
                 return
             act = draw.choices(("kill", "pause", "terminate"), (9, 12, 1))[0]
@@ -132,7 +132,7 @@ class Nemesis:
             self._fill,
         )
         while not self._over.is_set():
-            await self._quiet(draw.uniform(0.5, 5.0))
+            await self._quiet(draw.uniform(1.0, 8.0))
             await draw.choice(acts)(draw)
 
     async def _fail_over(self, draw: random.Random) -> None:
@@ -180,7 +180,7 @@ class Nemesis:
     async def _against_wires(self, slot: Slot, draw: random.Random) -> None:
         wires = (slot.proxy, slot.gate)
         while not self._over.is_set():
-            await self._quiet(draw.uniform(0.5, 6.0))
+            await self._quiet(draw.uniform(1.0, 15.0))
             wire = draw.choice(wires)
             act = draw.choice(("freeze", "cut", "reset", "slow", "mid-frame"))
             self._history.add("fault", what=f"wire {act}", target=slot.name)

@@ -50,6 +50,10 @@ class Stage:
         """Every reason that a client was told so far."""
         return {event["reason"] for event in self.history.of("ended", "denied", "refused")}
 
+    def may_lose(self, what: str) -> None:
+        """The store may forget acknowledged writes about now; to be said before and after what does it in a thread."""
+        self.history.add("fault", what=what, target="store", loses=True)
+
     async def answered(self, times: int = 3, longest: float = 30.0) -> None:
         """Returns once each session was answered so often from here on."""
         since = len(self.history.events)

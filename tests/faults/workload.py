@@ -25,7 +25,7 @@ from tests.numbered import ended
 
 OPEN_SECONDS, REPLY_SECONDS, CALL_SECONDS = 2.0, 1.5, 2.0
 WINDOW = 4
-COUNTS = (1, 2, 5, 8, 16, 16, 16, 16)
+COUNTS = (1, 3, 8, 16, 16, 16, 16, 16)
 """T of the messages, drawn by their place."""
 PACE_SECONDS = 0.05
 """Mean time that a client takes over a message: most come at once, some after a while."""
