@@ -546,7 +546,7 @@ _STEPS = (
         "service/session.py",
         "if step in (0, self.step_number + 1):",
         "if True:",
-        (f"{OVERLOAD}::test_only_the_next_message_and_new_sessions_are_refused",),
+        (f"{ONCE}::test_only_what_follows_is_refused_for_load",),
     ),
     Mutant(
         "late-but-executed",
