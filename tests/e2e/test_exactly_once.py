@@ -150,6 +150,22 @@ async def test_the_digest_of_a_step_tells_every_step_before_it(channel: grpc.aio
     assert digests[0] == digests[1] != digests[2]
 
 
+async def test_only_what_follows_is_refused_for_load(server: Server, channel: grpc.aio.Channel) -> None:
+    client = counting("s", 14, 3)
+    stream = await client.open(channel)
+    for step in (1, 2):
+        client.take(await stream.replied(step, client.inputs[step - 1]))
+    cell = server.cells.loaded("checker", "")
+    assert cell
+    cell.admission.in_flight += 10**6
+    assert (await stream.replied(2, client.inputs[1])).replayed
+    assert (await stream.refused(pb.StreamRequest(timestep=client.message(3)))).reason == "OVERLOADED"
+    cell.admission.in_flight -= 10**6
+    client.take(await stream.replied(3, client.inputs[2]))
+    assert client.numbers() == checked(values(14, 3))
+    await stream.close()
+
+
 # ---- two clients, two replicas
 
 
