@@ -146,7 +146,7 @@ class Holder:
         answered, owed, going_back = sent, 0, False
         leave_at = self._step + self._draw.randrange(16, 4000)
         while True:
-            if self.script.last and self._step >= self.script.last and not owed:
+            if self.script.last and answered >= self.script.last and not owed:  # in write-behind: answered again
                 return await self._close(wire, stream)
             if self.finish.is_set() and not owed:
                 return ""
