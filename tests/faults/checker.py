@@ -243,6 +243,8 @@ EXPLAINED = frozenset(
 )
 """What a fault of the store, of a replica or of the way may lead to, and what the client brought about itself."""
 AMONG_RIVALS = frozenset({"SUPERSEDED", "STEP_TOO_OLD", "SESSION_CLOSED"})
+AFTER_A_LOSS = frozenset({"SESSION_UNKNOWN", "SESSION_EXISTS", "SESSION_CLOSED"})
+"""The store forgot that a life began, or that the one before it was closed: the earlier life is there again."""
 
 
 def explained(ledger: Ledger) -> Iterator[Violation]:
@@ -253,7 +255,11 @@ def explained(ledger: Ledger) -> Iterator[Violation]:
         stream = ledger.streams[event["stream"]]
         allowed = EXPLAINED | AMONG_RIVALS if stream.life.event["rivals"] else EXPLAINED
         closes = stream.life.closed_at is not None or any(each.closes for each in stream.life.streams)
-        if event["reason"] not in allowed and not (closes and event["reason"] == "SESSION_CLOSED"):
+        if closes:
+            allowed |= {"SESSION_CLOSED"}
+        if ledger.store_may_have_lost(0, at):
+            allowed |= AFTER_A_LOSS
+        if event["reason"] not in allowed:
             yield Surprise(at, stream.life.name, f"{event['k']}: {event['reason']}")
 
 

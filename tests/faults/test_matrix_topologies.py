@@ -45,7 +45,7 @@ async def test_31_a_primary_that_wakes_and_believes_to_be_one_still(
 
 
 async def _follows(node: Node) -> bool:
-    return (await asyncio.to_thread(node.replication))["role"] == "slave"
+    return bool((await asyncio.to_thread(node.replication))["role"] == "slave")
 
 
 async def test_32_a_cluster_that_moves_its_slots_under_load(

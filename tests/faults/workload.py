@@ -29,6 +29,8 @@ COUNTS = (1, 3, 8, 16, 16, 16, 16, 16)
 """T of the messages, drawn by their place."""
 PACE_SECONDS = 0.05
 """Mean time that a client takes over a message: most come at once, some after a while."""
+LOST = frozenset({"SESSION_EXPIRED_OR_LOST", "LINEAGE_MISMATCH", "SESSION_UNKNOWN"})
+"""Answers to an open after which there is nothing to go on from."""
 BURST = 8
 REMEMBERED = 512
 """Digests that a client keeps of what it was answered."""
@@ -144,7 +146,7 @@ class Holder:
         answered, owed, going_back = sent, 0, False
         leave_at = self._step + self._draw.randrange(16, 4000)
         while True:
-            if self.script.last and self._step >= self.script.last and not owed:
+            if self.script.last and answered >= self.script.last and not owed:  # in write-behind: answered again
                 return await self._close(wire, stream)
             if self.finish.is_set() and not owed:
                 return ""
@@ -231,7 +233,7 @@ class Holder:
             session_id=self.script.session,
             create_token=self.script.token,
             model=self.script.model,
-            mode=pb.OPEN_MODE_RESUME if self._step else pb.OPEN_MODE_CREATE_OR_RESUME,
+            mode=pb.OPEN_MODE_RESUME if self._step else pb.OPEN_MODE_CREATE,
             resume_point=point,
             found_epoch=self._epoch,
             accept_regression=self._accept,
@@ -322,7 +324,7 @@ class Holder:
             self._history.add("regressed", holder=self.name, step=self._accept.step, reason=reason)
         elif reason == "STEP_TOO_OLD":
             self._skip = True
-        elif reason in ("SESSION_EXPIRED_OR_LOST", "LINEAGE_MISMATCH") or (reason == "STORE_LOST" and at_open):
+        elif reason in LOST or (reason == "STORE_LOST" and at_open):
             at = {"session": self.script.session, "life": self.script.life, "step": self._step}
             self._history.add("loss", holder=self.name, reason=reason, **at)
             raise Lost
