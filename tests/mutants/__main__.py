@@ -159,6 +159,7 @@ async def _try(chosen: Sequence[Mutant], store: str, jobs: int) -> list[Result]:
             async with turn:
                 progress.update(bar, description=mutant.name)
                 result = Result(mutant, await run_mutant(mutant, original, store))
+                messages.print(f"{result.word} {mutant.name}")
             progress.advance(bar)
             return result
 

@@ -3,11 +3,14 @@
 import os
 
 import pytest
+from redis.asyncio import Redis
 
 from service.codec import OpenRequest
 from service.errors import CellwireError, Superseded
 from service.server import Server
+from service.store.store import ClaimLost, session_key
 from service.values import Mode
+from tests.harness import Place
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["in order", "the older stream comes later"])
@@ -28,3 +31,19 @@ async def test_of_two_streams_the_one_with_the_older_claim_is_ended(server: Serv
     server.sessions.leave(second)
     await server.sessions.settled()
     assert not server.sessions.live
+
+
+async def test_a_stream_whose_claim_the_store_lost_is_not_told_of_a_rival(server: Server, place: Place) -> None:
+    """The client that lost it opens again, on the replica where its older stream still is."""
+    request = OpenRequest("s", os.urandom(16), Mode.CREATE, "checker")
+    first = (await server.sessions.open(request)).session
+    async with Redis.from_url(place.store_url) as store:
+        await store.delete(session_key(place.tenant, "s"))
+    second = (await server.sessions.open(request)).session
+    told: list[CellwireError] = []
+    first.on_lost = told.append
+    for session in (first, second):
+        server.sessions.hold(session)
+    assert [type(error) for error in told] == [ClaimLost]
+    server.sessions.leave(second)
+    await server.sessions.settled()

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from cellwire.cli.children import Children
+from service.errors import SessionClosed
 from service.store.link import Unanswered
 from service.store.scripts import Claim, Granted
 from service.store.store import Write, Written
 from tests.conftest import STORES, store_program
-from tests.scripted import claim
+from tests.scripted import claim, new_nonce
 from tests.stored import advanced, claimed, store_of
 from tests.topologies import ClusterStore, Node, SentinelStore
 from tests.waiting import until
@@ -84,6 +85,23 @@ async def test_a_close_is_answered_once_a_replica_has_it(primary: Node, replica:
             primary.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         replica.resume()
         assert await closing == [Written(0)]
+        assert "c" in replica.ask("HGET", session.owner.key.decode(), "f")
+
+
+async def test_a_close_that_finds_it_closed_is_answered_once_a_replica_has_it(primary: Node, replica: Node) -> None:
+    """A client takes that for success, whoever closed."""
+    async with store_of(primary.url, patience=PATIENCE) as store:
+        (session,) = await claimed(store, 1)
+        other = session.close()._replace(owner=session.owner._replace(nonce=new_nonce()), replicas=1)
+        replica.pause()
+        assert await store.write_batch(0, [session.close()]) == [Written(0)]
+        closing = asyncio.create_task(store.write_batch(0, [other]))
+        for _ in range(2):
+            await not_answered(closing, primary)
+            primary.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        replica.resume()
+        (told,) = await closing
+        assert isinstance(told, SessionClosed)
         assert "c" in replica.ask("HGET", session.owner.key.decode(), "f")
 
 

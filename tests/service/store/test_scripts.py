@@ -97,6 +97,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("nothing to resume", "missing", {"mode": Mode.RESUME}, "UNKNOWN"),
     ("a known epoch, and nothing there", "missing", {"mode": Mode.RESUME, "found_epoch": 5}, "MISSING"),
     ("a resume point never creates", "missing", {"resume_point": point(3)}, "MISSING"),
+    ("nor one of a durable step alone", "missing", {"resume_point": point(0, durable=3)}, "MISSING"),
     ("nor for create", "missing", {"mode": Mode.CREATE, "resume_point": point(3)}, "MISSING"),
     ("a late create of what was there", "missing", {"mode": Mode.CREATE, "found_epoch": 5}, "STALE_OPEN"),
     ("a late create or resume", "missing", {"found_epoch": 5}, "STALE_OPEN"),
@@ -109,6 +110,12 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
         "closed",
         {"incarnation": BOB, "found_epoch": FOUND, "resume_point": point(3)},
         "CLOSED",
+    ),
+    (
+        "closed, another life named",
+        "closed",
+        {"incarnation": b"", "mode": Mode.RESUME, "resume_point": point(3, incarnation=BOB)},
+        "INCARNATION",
     ),
     ("a late create over a tombstone", "closed", {"incarnation": BOB}, "STALE_OPEN"),
     ("create, and another has the id", "held", {"incarnation": BOB, "mode": Mode.CREATE}, "EXISTS"),
@@ -484,6 +491,14 @@ def test_a_late_heartbeat_does_not_take_a_released_lease_again(store: Scripted) 
     before = store.fields(key)
     assert store.ask(HEARTBEAT, session.heartbeat()) == b"OK"
     assert store.fields(key)["l"] == before["l"] == b"0"
+
+
+def test_a_late_commit_does_not_take_a_released_lease_again(store: Scripted) -> None:
+    key = new_key()
+    session = store.claimed(claim(key))
+    assert store.ask(RELEASE, session.release()) == b"OK"
+    assert store.ask(COMMIT, session.commit()) == b"OK 1"
+    assert store.fields(key)["l"] == b"0"
 
 
 def test_a_release_lets_the_next_one_in(store: Scripted) -> None:
