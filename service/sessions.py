@@ -85,12 +85,15 @@ class Sessions:
             await asyncio.wait(self._tasks)
 
     def admit(self, request: OpenRequest) -> None:
-        """Lets a new stream in, before anything is claimed for it; one that names no model is not held back.
+        """Lets a stream in, before anything is claimed for it. Sessions that are resumed are not held back, since their
+        timesteps will be: turned away they would only come again.
 
         Raises:
-            Overloaded: its model has too much in flight.
+            Overloaded: a new session, whose model has too much in flight.
         """
-        cell = self._cells.loaded(request.model, request.version)
+        point = request.resume_point
+        is_resumed = request.mode is Mode.RESUME or (point is not None and point.received.step > 0)
+        cell = None if is_resumed else self._cells.loaded(request.model, request.version)
         if cell is not None:
             cell.admission.open()
 

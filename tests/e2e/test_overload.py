@@ -140,6 +140,10 @@ async def test_only_the_next_message_and_new_sessions_are_refused(channel: grpc.
     session = WireStream(channel)
     await session.open("a", "held", create_token=TOKEN)
     first, _ = [await session.replied(step, number(step)) for step in (1, 2)]
+    left = WireStream(channel)
+    epoch = (await left.open("left", "held", create_token=TOKEN)).epoch
+    await left.replied(1, number(1))
+    await left.close()
     streams = await opened(channel, 4)
     await held.fill(streams)
 
@@ -155,6 +159,11 @@ async def test_only_the_next_message_and_new_sessions_are_refused(channel: grpc.
     assert (told.code, told.reason) == (RESOURCE_EXHAUSTED, "OVERLOADED")
     assert told.retry_seconds
     assert (await open_fault(channel, session_id="new", model="held", create_token=b"n" * 16)).reason == "OVERLOADED"
+
+    resumed = await WireStream(channel).open(
+        "left", "held", create_token=TOKEN, mode=pb.OPEN_MODE_RESUME, found_epoch=epoch
+    )
+    assert resumed.step == 1
 
     answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
