@@ -693,6 +693,14 @@ _WRITE_BEHIND = (
         (f"{BEHIND}::test_a_close_writes_first",),
     ),
     Mutant(
+        "kept-before-the-tail",
+        "So does a close that keeps the session.",
+        "service/servicer.py",
+        "await session.flush()",
+        "pass",
+        (f"{BEHIND}::test_a_close_that_keeps_the_session_writes_first",),
+    ),
+    Mutant(
         "release-before-the-tail",
         "A session that is left writes its tail before it is given up.",
         "service/sessions.py",
