@@ -119,7 +119,8 @@ class Scripted:
 
     def __init__(self, url: str) -> None:
         self.redis: Any = Redis.from_url(url)
-        self._service: Any = Redis.from_url(as_service(url))
+        # the library would name itself, which the service does not
+        self._service: Any = Redis.from_url(as_service(url), driver_info=None)
 
     def call(self, script: LuaScript, *items: Item) -> list[Answer]:
         """The answer to each item."""

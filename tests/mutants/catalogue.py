@@ -552,10 +552,18 @@ _STEPS = (
     Mutant(
         "batch-rows-aliased",
         "Each session of a batch gets its own next state.",
-        "service/model/cell.py",
-        "CellResult(state[at * width : (at + 1) * width], span)",
-        "CellResult(state[:width], span)",
+        "service/cells.py",
+        "return results\n\n\nclass Cells",
+        "return [results[0]] * len(results)\n\n\nclass Cells",
         (f"{ONCE}::test_each_of_200_sessions_in_shared_batches_is_as_if_it_were_alone",),
+    ),
+    Mutant(
+        "batch-rows-aliased-by-the-model",
+        "A model whose rows depend on each other is found by its proof and served one by one.",
+        "service/model/proof.py",
+        'max_batch = 1 if batched.status == "warning" else max_batch',
+        "max_batch = cell.spec.max_batch",
+        ("tests/service/model/test_proof.py::test_a_batch_that_is_not_its_members_alone_is_given_up",),
     ),
     Mutant(
         "results-by-another-order",
