@@ -144,7 +144,7 @@ class Holder:
     async def _go_on(self, wire: WireStream, stream: int, sent: int) -> str:
         """Sends ahead and reads, until the stream ends or is left: why."""
         answered, owed, going_back = sent, 0, False
-        leave_at = self._step + self._draw.randrange(16, 4000)
+        leave_at = self._step + self._draw.randrange(16, 800)
         while True:
             if self.script.last and answered >= self.script.last and not owed:  # in write-behind: answered again
                 return await self._close(wire, stream)
