@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import grpc
 import numpy as np
@@ -175,9 +176,12 @@ class WireStream:
     """One Stream RPC, message by message, with nothing done for the test behind its back."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.call = cell_service_pb2_grpc.CellServiceStub(channel).Stream()
+        self.call = self._begin(channel)
         # where a write meets the end of the stream, only an iterator still gives what the server had sent before
         self._responses = aiter(self.call)
+
+    def _begin(self, channel: grpc.aio.Channel) -> Any:
+        return cell_service_pb2_grpc.CellServiceStub(channel).Stream()
 
     async def ask(self, request: pb.StreamRequest) -> pb.StreamResponse:
         """Sends a message and reads one; grpc.aio.AioRpcError when the stream ended instead."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -132,8 +133,8 @@ def _serialized(message: pb.StreamRequest | bytes) -> bytes:
 class RawStream(WireStream):
     """A stream on which bytes may go out in the place of a message."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.call = channel.stream_stream(
+    def _begin(self, channel: grpc.aio.Channel) -> Any:
+        return channel.stream_stream(
             "/cellwire.v1.CellService/Stream",
             request_serializer=_serialized,
             response_deserializer=pb.StreamResponse.FromString,
