@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -189,8 +189,9 @@ class WireStream:
         return await self.read()
 
     async def send(self, request: pb.StreamRequest) -> None:
-        """Sends a message."""
-        await self.call.write(request)
+        """Sends a message; whoever reads learns whether the stream had ended."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self.call.write(request)
 
     async def read(self) -> pb.StreamResponse:
         """The next message; grpc.aio.AioRpcError when the stream ended with an error, EOFError when without."""
