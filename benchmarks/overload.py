@@ -1,9 +1,10 @@
 """Goodput under overload: what a replica still answers in time when four times as much is asked of it as it can do.
 
 The model takes about 4 ms a run of at most 8 sessions. Ordinary streams send at fixed times, whether they were answered
-or not. Goodput: replies a second that came within 100 ms of the time at which their timestep was to be sent. Capacity:
-the highest rate of which nearly all are good, sought downwards from what streams reach that wait for each reply. Knows
-a replica's address and its health service; the load runs in processes of its own.
+or not; one that is refused keeps quiet for the time that it was told, as the client library does, and what was due
+meanwhile counts as not answered. Goodput: replies a second that came within 100 ms of the time at which their timestep
+was to be sent. Capacity: the highest rate of which nearly all are good, sought downwards from what streams reach that
+wait for each reply. Knows a replica's address and its health service; the load runs in processes of its own.
 """
 
 import argparse
@@ -21,6 +22,8 @@ import grpc
 import numpy as np
 import onnx
 import uvloop
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellwire.cli.children import Children
@@ -71,6 +74,8 @@ class Stream:
         x = np.random.default_rng(0).random(INPUTS, np.float32)
         self._inputs = [tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[INPUTS], data=x.tobytes())]
         self._intended: list[float] = []
+        self._quiet_until = 0.0
+        """Told to come again then: what is due before is not sent, and counts as not answered."""
         self.tally = Tally()
 
     async def open(self) -> None:
@@ -96,11 +101,15 @@ class Stream:
             self.tally.late += counts and now - intended > GOOD_SECONDS
         else:
             self._next = min(self._next, response.refused.step)
+            self._quiet_until = max(self._quiet_until, now + _retry_delay(response.refused.status))
             self.tally.refused += counts
 
     async def closed_loop(self, until: float, counted_from: float) -> None:
         """Sends as soon as the last one is answered."""
         while (now := time.monotonic()) < until:
+            if now < self._quiet_until:
+                await asyncio.sleep(self._quiet_until - now)
+                continue
             await self.send(now)
             await self.receive(counted_from)
 
@@ -116,7 +125,7 @@ class Stream:
         while due < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             self.tally.due += due >= counted_from
-            if len(self._intended) < WINDOW:
+            if len(self._intended) < WINDOW and due >= self._quiet_until:
                 await self.send(due)
             due += interval
         await asyncio.sleep(GOOD_SECONDS)
@@ -125,6 +134,15 @@ class Stream:
     def leave(self) -> None:
         """Ends the stream."""
         self._call.cancel()
+
+
+def _retry_delay(status: Status) -> float:
+    """Seconds after which a refused client should come again."""
+    retry = RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(retry):
+            return retry.retry_delay.ToMilliseconds() / 1000
+    return 0.0
 
 
 async def load(target: str, prefix: str, streams: int, rate: float, seconds: float) -> Tally:

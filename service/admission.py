@@ -23,6 +23,10 @@ PRIORITY_SHARE = 0.05
 """Of the limit, more or less for each priority above or below 0."""
 OPEN_SHARE = 0.7
 """Of the limit: with so much in flight a new session is refused, before a timestep of any priority is."""
+REFUSED_SHARE = 0.1
+"""Of what is done: as long as more than that is refused, who is refused is told to stay away longer. A refusal costs
+nearly as much as a timestep of a small cell."""
+DELAY_UP, DELAY_DOWN = 1.3, 0.8
 LONGEST_DELAY = 5.0
 """Seconds until who was refused should come again, at most."""
 
@@ -114,8 +118,8 @@ class Admission:
         self._refused = 0
         self._reached = False
         """The limit was, in this window."""
-        self._excess = 0.0
-        """Messages refused for each one done, in the last window."""
+        self._delay = self._target
+        """Seconds after which who is refused should come again."""
 
     def step(self, priority: int = 0, timesteps: int = 1) -> "InFlight":
         """A place for one message, to be entered before the state moves and left when that is over.
@@ -164,9 +168,8 @@ class Admission:
     def _overloaded(self) -> Overloaded:
         self._refused += 1
         self._reached = True
-        delay = min(LONGEST_DELAY, self._target + self._window * self._excess)
         jitter = random.uniform(0.5, 1.5)  # noqa: S311 not a secret
-        return Overloaded("more is in flight than can be done in time", retry_after=delay * jitter)
+        return Overloaded("more is in flight than can be done in time", retry_after=self._delay * jitter)
 
     def _look(self, now: float) -> None:
         """Moves the limit at the end of a window."""
@@ -177,7 +180,10 @@ class Admission:
             self.limit = max(self._floor, self.limit * max(DECREASE, self._target / mean))
         elif self._done and self._reached:
             self.limit += self._max_batch
-        self._excess = self._refused / max(1, self._done)
+        if self._refused > REFUSED_SHARE * self._done:
+            self._delay = min(LONGEST_DELAY, self._delay * DELAY_UP)
+        else:
+            self._delay = max(self._target, self._delay * DELAY_DOWN)
         # what was accepted under the limit as it was is not measured against the new one
         self._window_end = now + max(self._window, mean)
         self._done, self._seconds, self._refused, self._reached = 0, 0.0, 0, False

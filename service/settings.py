@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     max_undurable: int = Field(64, ge=1, le=4096, description="U: timesteps that may be answered and not yet written.")
 
     step_target: float = Field(
-        0.05, gt=0, description="From acceptance to commit; timesteps that would take longer are refused."
+        0.03, gt=0, description="From acceptance to commit; timesteps that would take longer are refused."
     )
     max_sessions: int = Field(0, ge=0, description="Sessions held by streams; 0: any number.")
     max_streams: int = Field(16384, ge=0, description="Streams, of all connections together; 0: any number.")

@@ -119,7 +119,9 @@ async def test_amid_a_replay_the_application_stands_where_it_was(client: Client,
         assert point.undurable[-1] == (8, point.h)
 
 
-async def test_what_the_store_holds_beyond_the_received_is_not_told_to_be_durable(client: Client, memory: Memory) -> None:
+async def test_what_the_store_holds_beyond_the_received_is_not_told_to_be_durable(
+    client: Client, memory: Memory
+) -> None:
     memory.faults["lose_reply", 3] = 1
     memory.on_step = lambda step: memory.faults.update({("lose_request", step): 1}) if step == 3 else None
     async with client.session("s", model="checker") as session:
