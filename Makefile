@@ -34,7 +34,7 @@ demo: $(VENV)/run ## real speech through two replicas, one of them killed in mid
 
 test: $(VENV)/dev ## the whole test suite against real servers
 	@$(BIN)/cellwire models pull --quiet
-	@$(BIN)/pytest -q -m "not faults" $(ARGS)
+	@$(BIN)/pytest -q -m "not faults" -n 2 $(ARGS)
 
 test-faults: $(VENV)/dev ## every fault by itself, rolling restarts, and a longer storm (under 15 minutes)
 	@$(BIN)/pytest -q tests/faults $(ARGS)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from service.sessions import OpenedSession, Sessions
 from service.tensors import invalid, tensor_spec
 from service.values import Timestep
 
+HEAR_OUT_SECONDS = 1.0
 LONGEST_CALL = 10.0
 """Seconds that a unary call without a deadline may wait for its session."""
 
@@ -86,14 +87,17 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         self, request_iterator: AsyncIterator[pb.StreamRequest | Unreadable], context: Any
     ) -> AsyncIterator[pb.StreamResponse | bytes]:
         """One session: Open, then one reply a message, until the client ends it or its claim is lost."""
-        if self._sessions.draining:
-            raise Draining("this replica is going", retry_after=0.0)
-        stream, caps = LiveStream(), ExitStack()
-        caps.enter_context(self._stream_cap.one())
+        messages, stream, caps = aiter(request_iterator), LiveStream(), ExitStack()
+        try:
+            if self._sessions.draining:
+                raise Draining("this replica is going", retry_after=0.0)
+            caps.enter_context(self._stream_cap.one())
+        except CellwireError:
+            await _hear_out(messages)
+            raise
         self.streams.add(stream)
         session: Session | None = None
         try:
-            messages = aiter(request_iterator)
             stream.waiting = True
             first = await anext(messages, None)
             stream.waiting = False
@@ -236,6 +240,13 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             input_specs=[tensor_spec(tensor) for tensor in spec.inputs] if metadata else (),
             output_specs=[tensor_spec(tensor) for tensor in outputs] if metadata else (),
         )
+
+
+async def _hear_out(messages: AsyncIterator[object]) -> None:
+    """Takes the first message of a stream that is refused: a client whose write fails is not given the reason."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(HEAR_OUT_SECONDS):
+            await anext(messages, None)
 
 
 def _keeps(message: pb.StreamRequest | Unreadable) -> bool:
