@@ -105,7 +105,8 @@ def once(ledger: Ledger) -> Iterator[Violation]:
             before = executed.setdefault(key, answer)
             if before is answer or before.event["durable"] < answer.step:
                 continue
-            if not ledger.store_may_have_lost(before.asked_at, answer.at):
+            # whichever was executed first, its reply may have come last
+            if not ledger.store_may_have_lost(min(before.asked_at, answer.asked_at), answer.at):
                 yield DoubleAdvance(answer.at, life.name, f"step {answer.step} was executed again")
         for stream in life.streams:
             yield from _contiguous(stream)
