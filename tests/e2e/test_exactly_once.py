@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
 from cellwire.v1 import cell_service_pb2 as pb
+from cellwire.v1 import cell_service_pb2_grpc
 from models.cells import checked
 from service.model.cell import Cell
 from service.model.proof import load
@@ -29,7 +30,7 @@ from service.store.store import session_key
 from service.values import CellResult, CellWork
 from tests.conftest import speech
 from tests.harness import Fault as Told
-from tests.harness import Place, ReplicaProcess, WireStream, arrays, number, replica, timestep
+from tests.harness import Place, ReplicaProcess, WireStream, arrays, fault_of, number, replica, timestep
 from tests.numbered import Ended, Numbered
 from tests.proxy import Fault, Proxy, chaos
 from tests.waiting import until
@@ -439,6 +440,30 @@ async def test_a_commit_in_doubt_is_settled_by_the_next_owner(place: Place, tmp_
         assert [reply.replayed for reply in client.replies[3:]] == [fault is Fault.STALL] + [False] * 4
         assert client.numbers() == checked(values(9, 8))
         stream.call.cancel()
+
+
+async def test_an_unnumbered_call_whose_commit_is_in_doubt_is_not_run_again(place: Place, tmp_path: Path) -> None:
+    """Its first commit was executed, its second copy finds another owner: run again it would count twice."""
+    open_ = pb.Open(session_id="s", model="checker", unnumbered=True)
+
+    async def call(channel: grpc.aio.Channel, value: int) -> pb.Reply:
+        request = pb.StepRequest(open=open_, timestep=timestep(0, number(value)))
+        response: pb.StepResponse = await cell_service_pb2_grpc.CellServiceStub(channel).Step(request, timeout=20)
+        return response.reply
+
+    async with behind_a_proxy(place, tmp_path) as (proxy, one, other):
+        await call(one, 1)
+        proxy.strike(Fault.DROP, Fault.HOLD)
+        calling = asyncio.create_task(call(one, 2))
+        await until(lambda: proxy.held, "the second copy")
+        reply = await call(other, 3)
+        proxy.let_through.set()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await calling
+        assert fault_of(error.value).reason == "STORE_UNAVAILABLE"
+        last = await call(other, 4)
+        assert (reply.step, last.step) == (3, 4)
+        assert int(arrays(last.outputs)["y"][0]) == checked([1, 2, 3, 4])[-1]
 
 
 async def test_a_commit_in_doubt_ends_the_session_and_its_stream(place: Place, tmp_path: Path) -> None:

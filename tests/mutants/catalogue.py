@@ -196,6 +196,22 @@ _REPLICAS = (
         VALKEY,
     ),
     Mutant(
+        "operators-close-answered-before-wait",
+        "An operator's close is answered once the replicas that the service asks for have it.",
+        "service/store/link.py",
+        "isinstance(item, Commit | Close | Claim | Kill)",
+        "isinstance(item, Commit | Close | Claim)",
+        (f"{REPLICAS}::test_an_operators_close_is_answered_once_a_replica_has_it",),
+    ),
+    Mutant(
+        "an-unnumbered-doubt-is-run-again",
+        "An unnumbered call whose commit is in doubt is left to its caller.",
+        "service/calls.py",
+        "if not timestep.step and (error.in_doubt or unanswered):",
+        "if False:",
+        (f"{ONCE}::test_an_unnumbered_call_whose_commit_is_in_doubt_is_not_run_again",),
+    ),
+    Mutant(
         "open-answered-before-wait",
         "A claim is granted once the replicas that it asks for have it.",
         "service/store/link.py",

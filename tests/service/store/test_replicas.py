@@ -105,6 +105,21 @@ async def test_a_close_that_finds_it_closed_is_answered_once_a_replica_has_it(pr
         assert "c" in replica.ask("HGET", session.owner.key.decode(), "f")
 
 
+async def test_an_operators_close_is_answered_once_a_replica_has_it(primary: Node, replica: Node) -> None:
+    async with store_of(primary.url, patience=PATIENCE) as store:
+        key = store.key("s")
+        (granted,) = await store.claim_batch(0, [claim(key, replicas=1)])
+        assert isinstance(granted, Granted)
+        replica.pause()
+        killing = asyncio.create_task(store.kill("s", 60.0, replicas=1))
+        for _ in range(2):
+            await not_answered(killing, primary)
+            primary.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        replica.resume()
+        assert await killing == 0
+        assert "c" in replica.ask("HGET", key.decode(), "f")
+
+
 async def test_a_claim_is_granted_once_a_replica_has_it(primary: Node, replica: Node) -> None:
     async with store_of(primary.url, patience=PATIENCE) as store:
         item = claim(store.key("s"), replicas=1)
