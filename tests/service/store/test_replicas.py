@@ -135,7 +135,7 @@ async def test_a_claim_is_granted_once_a_replica_has_it(primary: Node, replica: 
 
 
 async def test_what_no_replica_holds_by_the_deadline_stays_in_doubt(primary: Node, replica: Node) -> None:
-    async with store_of(primary.url, patience=PATIENCE, deadline=0.5) as store:
+    async with store_of(primary.url, patience=2.0, deadline=2.5) as store:  # the first WAIT ends well within it
         wanting, content = await claimed(store, 2)
         replica.pause()
         writes: list[Write] = [wanting.commit(replicas=1), content.commit()]
