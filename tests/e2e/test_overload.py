@@ -28,6 +28,7 @@ from service.cells import LoadedCell
 from service.model.cell import Cell
 from service.model.repository import Repository
 from service.server import Server
+from tests.faults.gate import Gate
 from tests.harness import (
     Fault,
     Place,
@@ -42,7 +43,6 @@ from tests.harness import (
     timestep,
 )
 from tests.hostile import call, seen
-from tests.stalling import StallingProxy
 from tests.waiting import LONGEST, until
 from tests.zoo import graph, write
 
@@ -459,12 +459,12 @@ def resident(process: ReplicaProcess) -> int:
 async def test_a_client_that_vanished_half_open_is_found_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "KEEPALIVE_SECONDS", 0.3)
     monkeypatch.setattr(server_module, "KEEPALIVE_TIMEOUT", 0.3)
-    async with replica(place) as server, StallingProxy(server.port) as proxy:
-        async with grpc.aio.insecure_channel(proxy.target) as channel:
+    async with replica(place) as server, Gate(f"127.0.0.1:{server.port}") as gate:
+        async with grpc.aio.insecure_channel(gate.address) as channel:
             stream = WireStream(channel)
             opened = await stream.open("gone", "checker", create_token=TOKEN)
             await stream.replied(1, number(7))
-            proxy.stall()
+            gate.freeze()
             await until(lambda: not server.servicer.streams, "the stream is gone")
             await server.sessions.settled()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:

@@ -1,6 +1,6 @@
-"""A wire that can be stalled, slowed, cut and moved: bytes from a TCP port of this machine to whatever is behind it.
+"""A wire that can be frozen, slowed, cut and moved: bytes from a TCP port of this machine to whatever is behind it.
 
-It knows nothing of what the bytes mean. A stalled wire is a half-open connection: nothing moves and nobody is told.
+It knows nothing of what the bytes mean. A frozen wire is a half-open connection: nothing moves and nobody is told.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Gate:
         self._cut_next = True
 
     def mend(self) -> None:
-        """Ends `stall` and `cut`."""
+        """Ends `freeze` and `cut`."""
         self._refuses = False
         self._open.set()
 
