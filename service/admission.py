@@ -3,6 +3,7 @@
 Knows counts and times; knows neither sessions nor what a timestep is.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -23,10 +24,9 @@ PRIORITY_SHARE = 0.05
 """Of the limit, more or less for each priority above or below 0."""
 OPEN_SHARE = 0.7
 """Of the limit: with so much in flight a new session is refused, before a timestep of any priority is."""
-REFUSED_SHARE = 0.1
-"""Of what is done: as long as more than that is refused, who is refused is told to stay away longer. A refusal costs
-nearly as much as a timestep of a small cell."""
-DELAY_UP, DELAY_DOWN = 1.3, 0.8
+REFUSED_SHARE = 0.08
+"""Of what is done: so much may be refused, lest the replica is idle while those whom it refused stay away. A refusal
+costs nearly as much as a timestep of a small cell."""
 LONGEST_DELAY = 5.0
 """Seconds until who was refused should come again, at most."""
 
@@ -90,6 +90,8 @@ class Admission:
     Additive increase, multiplicative decrease, once a window of two targets: when a timestep took longer than the
     target in the mean, the limit falls in proportion; when it did not although the limit was reached, it grows by a
     batch.
+    Who is refused is told to stay away for a time that keeps refusals at their share: it moves, once it has passed, by
+    the root of what refusals are too many or too few, because they fall as the time grows.
     It begins at what the cell alone can run within the target. What waits beyond it would be answered too late to be
     of use, and would make everything behind it late.
     """
@@ -120,6 +122,8 @@ class Admission:
         """The limit was, in this window."""
         self._delay = self._target
         """Seconds after which who is refused should come again."""
+        self._delay_end = clock() + self._window
+        self._delay_done = 0
 
     def step(self, priority: int = 0, timesteps: int = 1) -> "InFlight":
         """A place for one message, to be entered before the state moves and left when that is over.
@@ -163,6 +167,7 @@ class Admission:
             now = self._clock()
             self._look(now)
             self._done += 1
+            self._delay_done += 1
             self._seconds += (now - entered) / timesteps
 
     def _overloaded(self) -> Overloaded:
@@ -180,13 +185,15 @@ class Admission:
             self.limit = max(self._floor, self.limit * max(DECREASE, self._target / mean))
         elif self._done and self._reached:
             self.limit += self._max_batch
-        if self._refused > REFUSED_SHARE * self._done:
-            self._delay = min(LONGEST_DELAY, self._delay * DELAY_UP)
-        else:
-            self._delay = max(self._target, self._delay * DELAY_DOWN)
+        if now >= self._delay_end:
+            excess = self._refused / max(1.0, REFUSED_SHARE * self._delay_done)
+            self._delay *= min(2.0, max(0.5, math.sqrt(excess)))
+            self._delay = min(LONGEST_DELAY, max(self._target, self._delay))
+            self._delay_end = now + max(self._window, self._delay)
+            self._refused = self._delay_done = 0
         # what was accepted under the limit as it was is not measured against the new one
         self._window_end = now + max(self._window, mean)
-        self._done, self._seconds, self._refused, self._reached = 0, 0.0, 0, False
+        self._done, self._seconds, self._reached = 0, 0.0, False
 
 
 class InFlight:

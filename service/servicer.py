@@ -24,13 +24,15 @@ from service.codec import (
     first_message,
     reply_message,
 )
-from service.errors import AlreadyOpen, CellwireError, Draining, SessionClosed, Unsupported
+from service.errors import AlreadyOpen, CellwireError, Draining, Overloaded, SessionClosed, Unsupported
 from service.session import Session
 from service.sessions import OpenedSession, Sessions
 from service.tensors import invalid, tensor_spec
 from service.values import Timestep
 
 HEAR_OUT_SECONDS = 1.0
+IN_TIME = 0.9
+"""Of the time after which a message may come again: clocks and roundings differ."""
 LONGEST_CALL = 10.0
 """Seconds that a unary call without a deadline may wait for its session."""
 
@@ -42,7 +44,23 @@ class LiveStream:
         self.ended: CellwireError | None = None
         self.waiting = False
         """For the client's next message: the only place where it may be interrupted."""
+        self.welcome_at = 0.0
+        """Monotonic: when a message that was refused for load may come again."""
         self._task = asyncio.current_task()
+
+    async def await_welcome(self, now: float) -> None:
+        """Keeps who comes again before the time that it was told waiting until then, and sends it away unexecuted.
+
+        Who does not listen is slowed down to what its refusals may cost; and what piled up behind is late anyway.
+
+        Raises:
+            Overloaded: come again now.
+        """
+        if now < self.welcome_at:
+            self.waiting = True
+            await asyncio.sleep(self.welcome_at - now)
+            self.waiting = False
+            raise Overloaded("this message came before the time that was told", retry_after=0.0)
 
     def end(self, error: CellwireError) -> None:
         """Ends the stream with this error: now if it waits for a message, else behind the one in hand."""
@@ -121,7 +139,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                 stream.waiting = False
                 if received is None:
                     return
-                yield await self._answer(session, received)
+                yield await self._answer(session, stream, received)
                 if _keeps(received):
                     return
         except asyncio.CancelledError:
@@ -143,7 +161,9 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                 yield encode_notice(stream.ended)
             raise stream.ended
 
-    async def _answer(self, session: Session, message: pb.StreamRequest | Unreadable) -> pb.StreamResponse | bytes:
+    async def _answer(
+        self, session: Session, stream: LiveStream, message: pb.StreamRequest | Unreadable
+    ) -> pb.StreamResponse | bytes:
         """The response to one message; raises only what ends the stream."""
         step = 0
         try:
@@ -152,7 +172,9 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                 case "timestep":
                     received = time.monotonic()
                     step = request.timestep.step
-                    session.check_load(step, request.timestep.priority)
+                    if session.follows(step):
+                        await stream.await_welcome(received)
+                        session.cell.admission.check(request.timestep.priority)
                     reply = await session.step(self._timestep(request.timestep, session, received))
                     metrics.STEP_SECONDS.observe(time.monotonic() - received)
                     failpoints.hit("before_encode")
@@ -165,6 +187,8 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             if error.ends_stream:
                 raise
             metrics.REFUSED.labels(error.reason).inc()
+            if isinstance(error, Overloaded) and error.retry_after:
+                stream.welcome_at = time.monotonic() + IN_TIME * error.retry_after
             return encode_refused(step, error)
 
     async def _close(self, session: Session, close: pb.Close) -> pb.StreamResponse:

@@ -109,14 +109,9 @@ class Session:
         self.tail = Tail(terms.tail, at, self._write, self.lose) if write_behind else None
         """In write-behind: what is answered and not in the store."""
 
-    def check_load(self, step: int, priority: int) -> None:
-        """Refuses a message before it is decoded, if it is the next one and would be refused for load anyway.
-
-        Raises:
-            Overloaded: nothing has changed.
-        """
-        if step in (0, self.step_number + 1):
-            self.cell.admission.check(priority)
+    def follows(self, step: int) -> bool:
+        """Whether a message of this number would be the next one: only that may be refused for load."""
+        return step in (0, self.step_number + 1)
 
     async def step(self, timestep: Timestep, lease_ms: int | None = None) -> Reply:
         """Advances the session by one message, exactly once.

@@ -160,8 +160,11 @@ async def test_only_what_follows_is_refused_for_load(server: Server, channel: gr
     assert cell
     cell.admission.in_flight += 10**6
     assert (await stream.replied(2, client.inputs[1])).replayed
-    assert (await stream.refused(pb.StreamRequest(timestep=client.message(3)))).reason == "OVERLOADED"
+    told = await stream.refused(pb.StreamRequest(timestep=client.message(3)))
+    assert told.reason == "OVERLOADED"
+    assert told.retry_seconds
     cell.admission.in_flight -= 10**6
+    await asyncio.sleep(told.retry_seconds)
     client.take(await stream.replied(3, client.inputs[2]))
     assert client.numbers() == checked(values(14, 3))
     await stream.close()

@@ -1,7 +1,6 @@
 """Overload: what is refused and what is not, deadlines, clients that do not read or are gone, and caps."""
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -25,6 +24,7 @@ from models.cells import checked
 from service import server as server_module
 from service.admission import Rate
 from service.cells import LoadedCell
+from service.errors import Draining
 from service.model.cell import Cell
 from service.model.repository import Repository
 from service.server import Server
@@ -151,10 +151,10 @@ async def test_only_the_next_message_and_new_sessions_are_refused(channel: grpc.
     assert (again.replayed, again.outputs) == (True, first.outputs)
     assert (await session.refused(request(2, 77))).reason == "STEP_CONFLICT"
     assert (await session.refused(request(9, 1))).reason == "STEP_GAP"
-    for _ in range(2):
-        told = await session.refused(request(3, 3))
-        assert (told.code, told.reason) == (RESOURCE_EXHAUSTED, "OVERLOADED")
-        assert told.retry_seconds
+    told = await session.refused(request(3, 3))
+    assert (told.code, told.reason) == (RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert told.retry_seconds
+    welcome_after = told.retry_seconds
     told = await open_fault(channel, session_id="new", model="held")
     assert (told.code, told.reason) == (RESOURCE_EXHAUSTED, "OVERLOADED")
     assert told.retry_seconds
@@ -174,6 +174,7 @@ async def test_only_the_next_message_and_new_sessions_are_refused(channel: grpc.
     held.gate.set()
     for at, stream in enumerate(streams, 1):
         assert int(arrays((await stream.read()).reply.outputs)["y"][0]) == checked([at])[0]
+    await asyncio.sleep(welcome_after)
     reply = await session.replied(3, number(3))
     assert (reply.replayed, int(arrays(reply.outputs)["y"][0])) == (False, checked([1, 2, 3])[-1])
     assert held.in_flight == 0
@@ -194,17 +195,50 @@ async def test_a_replay_is_answered_to_a_unary_call_too(channel: grpc.aio.Channe
 
 
 async def test_the_higher_priority_goes_first(channel: grpc.aio.Channel, held: Held) -> None:
-    streams = await opened(channel, 6)
+    streams = await opened(channel, 7)
     await held.fill(streams[:3])
-    assert (await streams[3].refused(request(1, 1, priority=-5))).reason == "OVERLOADED"
+    assert (await streams[5].refused(request(1, 1, priority=-5))).reason == "OVERLOADED"
     await streams[3].send(request(1, 1))
     await until(lambda: held.in_flight == 4, "four in flight")
-    assert (await streams[4].refused(request(1, 1))).reason == "OVERLOADED"
+    assert (await streams[6].refused(request(1, 1))).reason == "OVERLOADED"
     await streams[4].send(request(1, 1, priority=5))
     await until(lambda: held.in_flight == 5, "five in flight")
     held.gate.set()
     for stream in streams[:5]:
         assert (await stream.read()).reply.step == 1
+
+
+async def test_who_comes_again_before_the_time_that_was_told_waits_and_is_sent_away(
+    channel: grpc.aio.Channel, held: Held
+) -> None:
+    """Also when there is room by then: what it sent meanwhile is late, and what is behind it follows nothing."""
+    *streams, hasty = await opened(channel, 5)
+    held.loaded.admission._delay = 0.4
+    await held.fill(streams)
+    assert (await hasty.refused(request(1, 1))).reason == "OVERLOADED"
+    held.gate.set()
+    for stream in streams:
+        await stream.read()
+    await hasty.send(request(1, 1))
+    await hasty.send(request(2, 2))
+    early = fault((await hasty.read()).refused.status)
+    assert (early.code, early.reason, early.retry_seconds) == (RESOURCE_EXHAUSTED, "OVERLOADED", 0.0)
+    assert fault((await hasty.read()).refused.status).reason == "STEP_GAP"
+    assert (await hasty.replied(1, number(1))).step == 1
+
+
+async def test_who_waits_for_having_come_too_early_does_not_hold_a_drain(channel: grpc.aio.Channel, held: Held) -> None:
+    *streams, hasty = await opened(channel, 5)
+    held.loaded.admission._delay = 100 * LONGEST
+    await held.fill(streams)
+    for step in (1, 1):
+        await hasty.send(request(step, 1))
+    assert fault((await hasty.read()).refused.status).reason == "OVERLOADED"
+    held.server.sessions.draining = True
+    for stream in tuple(held.server.servicer.streams):
+        stream.end(Draining("this replica is going", retry_after=0.0))
+    held.gate.set()
+    assert (await hasty.ended()).reason == "DRAINING"
 
 
 async def test_those_who_leave_are_counted_out(channel: grpc.aio.Channel, held: Held) -> None:
@@ -429,7 +463,7 @@ async def test_many_clients_that_do_not_read_take_little_memory(
         first = WireStream(channel)
         await first.open("first", "wide")
         await first.ask(wide(1))
-        before = resident(process)
+        before = process.memory()
         streams = [WireStream(channel) for _ in range(count)]
         for at, stream in enumerate(streams):
             await stream.open(f"s{at}", "wide")
@@ -438,7 +472,7 @@ async def test_many_clients_that_do_not_read_take_little_memory(
 
         def cut_off() -> bool:
             nonlocal highest
-            highest = max(highest, resident(process))
+            highest = max(highest, process.memory())
             return process.log.read_text().count("rpc.slow_consumer") == count
 
         await until(cut_off, "all are cut off")
@@ -448,12 +482,6 @@ async def test_many_clients_that_do_not_read_take_little_memory(
             task.cancel()
         await asyncio.wait(sending)
     assert process.terminate() == 0
-
-
-def resident(process: ReplicaProcess) -> int:
-    """Bytes of memory of the replica."""
-    pages = int(Path(f"/proc/{process.child.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def test_a_client_that_vanished_half_open_is_found_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
