@@ -102,6 +102,15 @@ class ReplicaProcess:
             time.sleep(0.01)
         return f"127.0.0.1:{int(self._port_file.read_text())}"
 
+    def memory(self) -> int:
+        """Bytes that are resident."""
+        pages = int(Path(f"/proc/{self.child.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def descriptors(self) -> int:
+        """How many are open."""
+        return len(os.listdir(f"/proc/{self.child.pid}/fd"))
+
     def kill(self) -> None:
         """SIGKILL."""
         self.child.kill()

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
 from tests.access import users
-from tests.faults.fleet import Fleet
+from tests.faults.fleet import Fleet, Slot
 from tests.faults.history import History
 from tests.faults.workload import Holder, Script
 from tests.harness import Place
@@ -22,7 +22,6 @@ from tests.topologies import free_port
 LOOK_SECONDS = 5.0
 TURN_SECONDS = 6.0
 """Mean time between two messages of a session."""
-PAGE = 4096
 Sample = dict[str, float]
 
 
@@ -52,7 +51,7 @@ async def measure(models: Path, directory: Path, seconds: float, sessions: int =
             samples, end = list[Sample](), time.monotonic() + seconds
             while time.monotonic() < end:
                 await asyncio.sleep(LOOK_SECONDS)
-                samples.append(await _look(fleet.slots[0].pid, admin, store.url))
+                samples.append(await _look(fleet.slots[0], admin, store.url))
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -65,18 +64,16 @@ async def measure(models: Path, directory: Path, seconds: float, sessions: int =
     return grown
 
 
-async def _look(pid: int, admin: int, store_url: str) -> Sample:
+async def _look(slot: Slot, admin: int, store_url: str) -> Sample:
     store: Redis = Redis.from_url(store_url)
     try:
         keys = await store.dbsize()
     finally:
         await store.aclose()
-    return {"keys": float(keys), **_of_process(pid), **await asyncio.to_thread(_of_admin, admin)}
-
-
-def _of_process(pid: int) -> Sample:
-    resident = float(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
-    return {"rss": resident, "descriptors": float(len(list(Path(f"/proc/{pid}/fd").iterdir())))}
+    process = slot.process
+    assert process
+    own = {"rss": float(process.memory()), "descriptors": float(process.descriptors()), "keys": float(keys)}
+    return {**own, **await asyncio.to_thread(_of_admin, admin)}
 
 
 def _of_admin(port: int) -> Sample:

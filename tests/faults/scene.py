@@ -4,6 +4,7 @@ On leaving, the clients get to their end and the checker judges all that happene
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -114,12 +115,14 @@ async def staged(
             yield stage
         finally:
             await crowd.finish()
-    assert_kept(history.events, models)
+    assert_kept(history.events, models, directory / "history.jsonl")
 
 
-def assert_kept(events: list[Event], models: Path) -> None:
-    """No rule is broken; else the violations, and what led to the first of them."""
+def assert_kept(events: list[Event], models: Path, file: Path) -> None:
+    """No rule is broken; else the violations and what led to the first of them, and all that happened in a file."""
     violations = checker.check(events, models)
+    if violations:
+        file.write_text("".join(f"{json.dumps(event)}\n" for event in events))
     lines = [f"{type(violation).__name__} {violation}" for violation in violations[:10]]
     lines += [str(event) for event in checker.excerpt(events, violations[0])] if violations else []
     assert not violations, "\n".join(lines)

@@ -77,6 +77,11 @@ class Pair:
         await asyncio.to_thread(self.follower.start)
         await self._follow()
 
+    async def seconds_ahead(self) -> float:
+        """The follower's clock against the primary's."""
+        here, there = [await _ask(store.url, "TIME") for store in (self.primary, self.follower)]
+        return float(there[0] - here[0])
+
     def files(self) -> list[Path]:
         """What the primary appends its writes to."""
         return sorted(self.primary.directory.glob("appendonlydir/*.incr.aof"))

@@ -5,12 +5,16 @@ import random
 import resource
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
+import grpc
 import pytest
 
+from cellwire.cli.children import Children
 from service.failpoints import KILLED
 from tests.faults.scene import Stage
-from tests.harness import WireStream, number
+from tests.faults.stores import Pair
+from tests.harness import Place, ReplicaProcess, WireStream, number
 from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
@@ -136,6 +140,38 @@ async def test_46_a_replica_without_descriptors_keeps_the_streams_that_it_has(st
         await on.answered(times=10)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         await on.answered()
+
+
+async def test_47_sessions_that_idle_and_streams_that_wait_take_little_memory(
+    test_models: Path, tmp_path: Path, children: Children, pair: Pair
+) -> None:
+    """Ten thousand sessions that have left are in the store alone; a thousand streams that wait take some each."""
+    process = ReplicaProcess(children, Place(pair.url, "idle", (test_models,)), tmp_path, "idle", log_level="WARNING")
+    crowd, waiting = 10_000, 1_000
+    target = await asyncio.to_thread(process.target)
+    async with grpc.aio.insecure_channel(target) as channel:
+
+        async def visit(name: str) -> WireStream:
+            stream = WireStream(channel)
+            await stream.open(name)
+            await stream.replied(1, number(1))
+            return stream
+
+        async def leave(at: int, until: int) -> None:
+            for each in range(at, until):
+                await (await visit(f"idle{each}")).close()
+
+        await asyncio.gather(*(leave(10 * at, 10 * at + 10) for at in range(50)))  # what any load takes
+        before = process.memory()
+        await asyncio.gather(*(leave(at, at + 200) for at in range(500, 500 + crowd, 200)))
+        left = process.memory()
+        streams = await asyncio.gather(*(visit(f"waits{at}") for at in range(waiting)))
+        held = process.memory()
+        for stream in streams:
+            await stream.close()
+    assert (left - before) / crowd < 1024, f"{left - before} bytes for {crowd} idle sessions"
+    assert (held - left) / waiting < 2**16, f"{held - left} bytes for {waiting} streams"
+    assert process.terminate() == 0
 
 
 async def test_48_a_crowd_that_loses_its_replica_gets_on_elsewhere(stage: Staged) -> None:

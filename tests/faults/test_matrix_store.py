@@ -214,7 +214,7 @@ async def test_24_what_a_store_had_not_written_when_it_was_killed_is_said(
 ) -> None:
     async with Pair(children, fsync="everysec") as pair, staged(test_models, tmp_path, children, pair) as on:
         # the file is written late, as on a busy disk: what is not is lost with the process
-        await ask(pair, "DEBUG", "AOF-FLUSH-SLEEP", 300_000)
+        await ask(pair, "DEBUG", "AOF-FLUSH-SLEEP", 100_000)
         await on.answered()
         on.may_lose("crash")
         await pair.crash()

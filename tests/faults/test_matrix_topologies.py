@@ -1,23 +1,53 @@
 """Faults of stores of many nodes, under clients that go on. The numbers are those of docs/promise.md."""
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from cellwire.cli.children import Children
 from service.store.store import session_key
-from tests.faults.scene import staged
-from tests.topologies import ClusterStore, Node, SentinelStore
+from tests.faults.scene import Stage, staged
+from tests.topologies import ClusterStore, Node, Sentinel, SentinelStore
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
+DEEDS = ("+sdown", "+promoted-slave", "+switch-master", "+convert-to-slave")
+"""Of sentinels, about which a store may forget what it acknowledged."""
+
+
+@asynccontextmanager
+async def written_down(sentinels: Sequence[Sentinel], on: Stage) -> AsyncIterator[None]:
+    """What the sentinels do is put into the history: on a slow machine they fail over unasked, too."""
+
+    async def listen(client: "Redis") -> None:
+        async with client.pubsub() as channel:
+            await channel.subscribe(*DEEDS)
+            async for message in channel.listen():
+                if message["type"] == "message":
+                    on.may_lose(f"{message['channel'].decode()} {message['data'].decode()}")
+
+    clients = [Redis.from_url(sentinel.url) for sentinel in sentinels]
+    listening = [asyncio.create_task(listen(client)) for client in clients]
+    try:
+        yield
+    finally:
+        for task in listening:
+            task.cancel()
+        await asyncio.gather(*listening, return_exceptions=True)
+        for client in clients:
+            await client.aclose()
+
+
 async def test_30_a_failover_by_sentinel_under_load(test_models: Path, tmp_path: Path, children: Children) -> None:
     with SentinelStore(children) as store:
-        async with staged(test_models, tmp_path, children, store, direct=True) as on:
+        async with staged(test_models, tmp_path, children, store, direct=True) as on, written_down(store.sentinels, on):
             for _ in range(2):
                 on.may_lose("failover")
                 killed = await asyncio.to_thread(store.kill_primary)
@@ -31,7 +61,7 @@ async def test_31_a_primary_that_wakes_and_believes_to_be_one_still(
     test_models: Path, tmp_path: Path, children: Children
 ) -> None:
     with SentinelStore(children) as store:
-        async with staged(test_models, tmp_path, children, store, direct=True) as on:
+        async with staged(test_models, tmp_path, children, store, direct=True) as on, written_down(store.sentinels, on):
             on.may_lose("failover")
             woken = await asyncio.to_thread(store.pause_primary)
             on.may_lose("paused")

@@ -1,12 +1,19 @@
 """Faults of the wires between clients, replicas and store, each by itself. The numbers are those of docs/promise.md."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 
-from tests.faults.scene import Stage, during
+from cellwire.cli.children import Children
+from cellwire.cli.embedded import EmbeddedStore
+from tests.access import users
+from tests.faults.scene import Stage, during, staged
 from tests.proxy import Fault, chaos
+from tests.topologies import free_port
 from tests.waiting import eventually, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
@@ -20,6 +27,45 @@ async def test_15_a_distant_store_makes_answers_late_and_no_errors(stage: Staged
             slot.proxy.slow(seconds)
         await on.answered(times=2)
         assert on.reasons() <= {"LEFT", "CLOSED", "TIMEOUT", "STALE_OPEN"}
+
+
+async def test_16_a_wire_that_loses_packets_makes_answers_late_and_no_errors(
+    test_models: Path, tmp_path: Path, children: Children
+) -> None:
+    port = free_port()
+    with EmbeddedStore(children, options={"port": str(port)}, users=users()) as store:
+        async with staged(test_models, tmp_path, children, store) as on:
+            on.fleet.move_store(f"127.0.0.1:{port}")
+            await on.answered()
+            with lossy(port) as packets_lost:
+                await on.answered(times=20)
+                assert packets_lost()
+            await on.answered()
+            assert not on.counts()["reported regressions"]
+
+
+@contextmanager
+def lossy(port: int) -> Iterator[Callable[[], int]]:
+    """Every twentieth packet from or to this port is lost: how many were. The test is skipped where none may be."""
+    table = f"cellwire_{port}"
+    rules = "\n".join(f"{end} {port} numgen random mod 100 < 5 counter drop" for end in ("tcp dport", "tcp sport"))
+    script = f"table inet {table} {{\nchain lossy {{\ntype filter hook output priority 0\n{rules}\n}}\n}}\n"
+    nft = shutil.which("nft")
+    if (
+        nft is None
+        or subprocess.run([nft, "-f", "-"], input=script, capture_output=True, check=False, text=True).returncode
+    ):
+        pytest.skip("packets of this machine may not be dropped")
+
+    def lost() -> int:
+        told = subprocess.run([nft, "list", "table", "inet", table], capture_output=True, check=True, text=True)
+        words = told.stdout.split()
+        return sum(int(words[at + 1]) for at, word in enumerate(words) if word == "packets")
+
+    try:
+        yield lost
+    finally:
+        subprocess.run([nft, "delete", "table", "inet", table], check=True)
 
 
 async def test_17_a_store_out_of_reach_for_a_while_is_waited_for(stage: Staged) -> None:

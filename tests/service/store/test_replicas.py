@@ -56,6 +56,13 @@ async def not_answered(calling: "asyncio.Task[Any]", primary: Node) -> None:
     assert not calling.done()
 
 
+async def not_answered_however_often(task: "asyncio.Task[Any]", primary: Node) -> None:
+    """It waits for the replica, also when its connection breaks and it is asked for again."""
+    for _ in range(2):
+        await not_answered(task, primary)
+        primary.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
 async def test_a_commit_is_answered_once_a_replica_has_it(primary: Node, replica: Node) -> None:
     async with store_of(primary.url, patience=PATIENCE) as store:
         (session,) = await claimed(store, 1, replicas=1)
@@ -80,9 +87,7 @@ async def test_a_close_is_answered_once_a_replica_has_it(primary: Node, replica:
         (session,) = await claimed(store, 1, replicas=1)
         replica.pause()
         closing = asyncio.create_task(store.write_batch(0, [session.close()._replace(replicas=1)]))
-        for _ in range(2):
-            await not_answered(closing, primary)
-            primary.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await not_answered_however_often(closing, primary)
         replica.resume()
         assert await closing == [Written(0)]
         assert "c" in replica.ask("HGET", session.owner.key.decode(), "f")
@@ -96,9 +101,7 @@ async def test_a_close_that_finds_it_closed_is_answered_once_a_replica_has_it(pr
         replica.pause()
         assert await store.write_batch(0, [session.close()]) == [Written(0)]
         closing = asyncio.create_task(store.write_batch(0, [other]))
-        for _ in range(2):
-            await not_answered(closing, primary)
-            primary.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await not_answered_however_often(closing, primary)
         replica.resume()
         (told,) = await closing
         assert isinstance(told, SessionClosed)
@@ -112,9 +115,7 @@ async def test_an_operators_close_is_answered_once_a_replica_has_it(primary: Nod
         assert isinstance(granted, Granted)
         replica.pause()
         killing = asyncio.create_task(store.kill("s", 60.0, replicas=1))
-        for _ in range(2):
-            await not_answered(killing, primary)
-            primary.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await not_answered_however_often(killing, primary)
         replica.resume()
         assert await killing == 0
         assert "c" in replica.ask("HGET", key.decode(), "f")
@@ -125,9 +126,7 @@ async def test_a_claim_is_granted_once_a_replica_has_it(primary: Node, replica: 
         item = claim(store.key("s"), replicas=1)
         replica.pause()
         claiming = asyncio.create_task(store.claim_batch(0, [item]))
-        for _ in range(2):
-            await not_answered(claiming, primary)
-            primary.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await not_answered_however_often(claiming, primary)
         replica.resume()
         (granted,) = await claiming
         assert isinstance(granted, Granted)
