@@ -15,7 +15,7 @@ from service.codec import OpenRequest, Reply
 from service.errors import CellwireError, SessionBusy, SessionClosed, StaleOpen, StoreUnavailable, Superseded
 from service.session import Session
 from service.sessions import OpenedSession, Sessions
-from service.store.store import ClaimLost
+from service.store.outcome import ClaimLost
 from service.values import Mode, Timestep, incarnation_of
 
 PAUSE = 0.01

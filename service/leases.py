@@ -8,7 +8,7 @@ import structlog
 from service.errors import CellwireError
 from service.session import Session
 from service.sessions import Sessions
-from service.store.link import Unanswered
+from service.store.call import Unanswered
 from service.store.store import Store
 
 logger = structlog.get_logger(__name__)

@@ -29,6 +29,7 @@ from service.errors import (
     StoreUnavailable,
     Superseded,
 )
+from service.store.outcome import ClaimLost, Written
 from service.store.records import (
     Options,
     Record,
@@ -39,7 +40,7 @@ from service.store.records import (
     encode_state,
 )
 from service.store.scripts import Close, Commit, Granted, Heartbeat, Owner
-from service.store.store import ClaimLost, Write, Written
+from service.store.store import Write
 from service.tail import Tail, TailTerms
 from service.values import CellWork, Checkpoint, ModelSpec, Row, Timestep, chain
 

@@ -18,9 +18,10 @@ from service.cells import Cells, LoadedCell
 from service.codec import TOKEN_BYTES, OpenRequest, decode_constants, decode_outputs
 from service.errors import CellwireError, Draining, ModelUnknown, Superseded
 from service.session import Session, Terms
+from service.store.outcome import ClaimLost, Written
 from service.store.records import Options, encode_options, encode_state
 from service.store.scripts import NONCE_BYTES, Claim, Commit, Granted, Owner, Release
-from service.store.store import ClaimLost, Store, Write, Written
+from service.store.store import Store, Write
 from service.tensors import MAX_NAME
 from service.values import ZERO_DIGEST, Mode, chain_origin, incarnation_of
 

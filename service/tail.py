@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.errors import CellwireError, StoreFull, StoreUnavailable
+from service.store.outcome import Written
 from service.store.records import Record
-from service.store.store import Written
 from service.values import Checkpoint
 
 

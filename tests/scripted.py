@@ -9,10 +9,10 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
+from service.store.keys import session_key
 from service.store.records import Record, encode_record
 from service.store.scripts import CLAIM, Claim, Close, Commit, Granted, Heartbeat, Item, Owner, Release, claim_answer
 from service.store.scripts import Script as LuaScript
-from service.store.store import session_key
 from service.values import Mode
 from tests.access import as_service
 

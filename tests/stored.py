@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from service.errors import CellwireError
 from service.store.endpoint import Access
 from service.store.form import topology_of
+from service.store.outcome import Written
 from service.store.scripts import Granted
-from service.store.store import Store, Written
+from service.store.store import Store
 from tests.access import as_service
 from tests.scripted import Held, claim, held
 

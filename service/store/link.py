@@ -10,16 +10,15 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
 
 from service import failpoints, metrics
-from service.errors import StoreUnavailable
+from service.store.call import SHORT, Call, Told, Unanswered
 from service.store.endpoint import Node
-from service.store.scripts import COMMIT, Claim, Close, Commit, Item, Kill, Script
+from service.store.scripts import COMMIT, Item, Script
 from service.store.topology import PRIMARY, NoPrimary, Topology
 from service.store.wire import FAULTS, Command, Send, Wire, ask
 
@@ -28,99 +27,14 @@ logger = structlog.get_logger(__name__)
 FIRST_PAUSE, LAST_PAUSE = 0.02, 0.5
 WAIT_SHARE = 0.5
 """Of the time of an answer: what WAIT may use of it, so that it answers before its reader gives up."""
-Answer = bytes | list[bytes]
 Meet = Callable[[Node, Send], Awaitable[None]]
 """What is asked first on each new connection to a primary."""
 
-PASSING = frozenset(
-    (b"READONLY", b"MISCONF", b"NOREPLICAS", b"MASTERDOWN", b"CLUSTERDOWN", b"LOADING", b"BUSY", b"NOAUTH", b"NOPERM")
-)
-"""The store says that nothing was executed, for a reason that passes: the item is sent again."""
-SHORT = "short_of_replicas"
-WRITTEN = frozenset((b"OK", b"DUPLICATE", b"CLOSED"))
-"""What a caller takes for done: the scripts write before they say so, also where it was done before."""
 DENIED = frozenset(("AuthenticationError", "NoPermissionError", "NOAUTH", "NOPERM"))
 
 
 class WrongAnswer(RedisError):
     """The answer is not that of the call: the connection is out of step."""
-
-
-class Unanswered(StoreUnavailable):
-    """No answer came in time; the item may or may not have been executed."""
-
-
-class Told(NamedTuple):
-    """What a script told of an item."""
-
-    answer: Answer
-    degraded: bool = False
-    """Fewer replicas hold the write than were asked for."""
-    in_doubt: bool = False
-    """It was sent before, and what became of that is not known: the answer may be that to a second execution."""
-
-
-class _Call:
-    """One EVALSHA, until all its items have their answers."""
-
-    def __init__(self, script: Script, items: Sequence[tuple[int, Item]]) -> None:
-        self.script = script
-        self.told: dict[int, Told] = {}
-        """By their places in the batch."""
-        self.ask_at: Node | None = None
-        """Where the slot is migrating to: asked there once."""
-        self.in_doubt = False
-        self.fault: str | None = None
-        """Why it is to be sent again; None: it was told who has the slot, nothing is wrong."""
-        self.node: Node | None = None
-        """Where it was sent last; None: nobody holds its key."""
-        self._pack(items)
-
-    def _pack(self, items: Sequence[tuple[int, Item]]) -> None:
-        self.items = items
-        self.tag = secrets.token_bytes(8)
-        keys = [item.key for _, item in items]
-        self.command: Command = (b"EVALSHA", self.script.sha, len(keys), *keys, self.tag, *(i.pack() for _, i in items))
-        self.replicas = max(_replicas(item) for _, item in items)
-
-    def is_answered_by(self, answer: object) -> bool:
-        """Whether it is an answer to this call: one that echoes it, or a refusal, which has no echo."""
-        if isinstance(answer, list):
-            return len(answer) == len(self.items) + 1 and answer[0] == self.tag
-        return isinstance(answer, ResponseError)
-
-    def fail(self, kind: str) -> None:
-        """Nothing is known of it."""
-        self.fault = kind
-        metrics.STORE_ERRORS.labels(kind).inc()
-
-    def take(self, results: list[Answer], replicas: int, degrade: bool) -> None:
-        """Takes its items' results, of which so many replicas are known to hold the writes."""
-        left: list[tuple[int, Item]] = []
-        self.fault = None
-        for (place, item), result in zip(self.items, results, strict=True):
-            word = _word(result)
-            short = _replicas(item) > replicas and word in WRITTEN
-            if word == b"ERROR" and isinstance(result, bytes) and result[6:] in PASSING:
-                self.fail(result[6:].decode())
-                left.append((place, item))
-            elif short and not degrade:
-                self.fail(SHORT)
-                left.append((place, item))
-            else:
-                self.told[place] = Told(result, short, self.in_doubt)
-        if left and len(left) < len(self.items):
-            self._pack(left)
-        elif not left:
-            self.items = ()
-
-
-def _word(answer: Answer) -> bytes:
-    return answer[0] if isinstance(answer, list) else answer.partition(b" ")[0]
-
-
-def _replicas(item: Item) -> int:
-    return item.replicas if isinstance(item, Commit | Close | Claim | Kill) else 0
 
 
 async def _ask_nothing(_: Node, __: Send) -> None:
@@ -177,13 +91,13 @@ class Link:
         told: dict[int, Told] = {}
         places = list(enumerate(items))
         parts = [[place] for place in places] if self._topology.one_key_a_call else [places]
-        calls = [_Call(script, part) for part in parts if part]
+        calls = [Call(script, part) for part in parts if part]
         pause, redirects, warned = FIRST_PAUSE, 0, False
         while calls:
             await self._round(calls, max(FIRST_PAUSE, deadline - time.monotonic()))
             late = time.monotonic() + pause > deadline
-            again: list[_Call] = []
-            lost: list[_Call] = []
+            again: list[Call] = []
+            lost: list[Call] = []
             for call in calls:
                 told |= call.told
                 if not call.items:
@@ -206,13 +120,13 @@ class Link:
                 pause = min(2 * pause, LAST_PAUSE)
         return [told.get(place) or Unanswered("the store does not answer") for place, _ in places]
 
-    async def _round(self, calls: Sequence[_Call], left: float) -> None:
+    async def _round(self, calls: Sequence[Call], left: float) -> None:
         """Sends each call where its key is, those of one primary in one write, all primaries at once."""
         if self._topology.in_doubt:
             with suppress(*FAULTS):  # what is missing then shows by the calls
                 async with asyncio.timeout(left):
                     await self._topology.learn()
-        groups: dict[Node, list[_Call]] = {}
+        groups: dict[Node, list[Call]] = {}
         for call in calls:
             try:
                 call.node = call.ask_at or self._topology.holder(call.items[0][1].key)
@@ -229,7 +143,7 @@ class Link:
             for node, group_calls in groups.items():
                 deliveries.create_task(self._deliver(node, group_calls, left))
 
-    async def _deliver(self, node: Node, calls: Sequence[_Call], left: float) -> None:
+    async def _deliver(self, node: Node, calls: Sequence[Call], left: float) -> None:
         """Sends calls to a primary; each then has answers, a fault, or another place to go to."""
         try:
             async with asyncio.timeout(min(2 * self._topology.timeout, left)):
@@ -244,7 +158,7 @@ class Link:
         if any(call.fault and call.fault != SHORT for call in calls):
             await self.leave(node)
 
-    async def _exchange(self, node: Node, calls: Sequence[_Call], load: bool = False) -> None:
+    async def _exchange(self, node: Node, calls: Sequence[Call], load: bool = False) -> None:
         """One write with the calls, and WAIT behind them where replicas are asked for: it looks only at what its own
         connection wrote last."""
         commands: list[Command] = [(b"SCRIPT", b"LOAD", calls[0].script.source)] if load else []
@@ -270,7 +184,7 @@ class Link:
         else:
             answers = await self._wire(node).exchange(commands, check)
         holding = answers[-1] if replicas and isinstance(answers[-1], int) else 0
-        unloaded: list[_Call] = []
+        unloaded: list[Call] = []
         for call, index in zip(calls, at, strict=True):
             answer = answers[index]
             if isinstance(answer, NoScriptError) and not load:
@@ -286,7 +200,7 @@ class Link:
         if unloaded:
             await self._exchange(node, unloaded, load=True)
 
-    def _redirect(self, call: _Call, told: AskError) -> None:
+    def _redirect(self, call: Call, told: AskError) -> None:
         """A node that does not know its own name says none: it is the one that was asked."""
         asked = call.node or PRIMARY
         node = Node(told.host or asked.host, told.port)

@@ -1,6 +1,6 @@
 """Sessions in Redis: one hash a session, one call of a script a batch. All that is known of the store is known here.
 
-Key names come from `session_key` alone. Redis's own errors become ours here and nowhere else.
+Key names come from `keys`, what answers mean from `outcome`.
 """
 
 import asyncio
@@ -9,15 +9,18 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import cast
 
 import structlog
 from redis.exceptions import ConnectionError as NoConnection
 
 from service import errors, metrics
-from service.errors import CellwireError, Position
+from service.errors import CellwireError
+from service.store.call import Told, Unanswered
 from service.store.endpoint import Node
-from service.store.link import Answer, Link, Told, Unanswered
+from service.store.keys import session_key, session_of
+from service.store.link import Link
+from service.store.outcome import Written, claimed, killed, peeked, written
 from service.store.scripts import (
     CLAIM,
     CLOSE,
@@ -29,19 +32,14 @@ from service.store.scripts import (
     Claim,
     Close,
     Commit,
-    Denied,
     Granted,
     Heartbeat,
     Item,
     Kill,
-    Owner,
     Peek,
     Release,
     Script,
     Seen,
-    claim_answer,
-    peek_answer,
-    stored,
 )
 from service.store.topology import Topology
 from service.store.wire import FAULTS, Command, Send
@@ -56,20 +54,6 @@ CURSOR_BITS = 52
 """Of a page token: a primary's own cursor; above them its number."""
 
 
-class Written(NamedTuple):
-    """A write that the store took."""
-
-    step: int
-    """Where the session stands."""
-    degraded: bool = False
-    """Fewer replicas of the store hold it than were asked for."""
-
-
-def session_key(tenant: str, session: str) -> bytes:
-    """The one place where keys are named. The braces keep a session in one slot of a cluster."""
-    return f"cw:{{{tenant}/{session}}}".encode()
-
-
 @dataclass(slots=True)
 class Condition:
     """What was last seen of the store."""
@@ -80,10 +64,6 @@ class Condition:
     reachable: bool = False
     """A fault of a store that answers is one of its settings, which no failover mends."""
     policy_checked: float = field(default=float("-inf"))
-
-
-class ClaimLost(errors.StoreUnavailable):
-    """A failover of the store lost this claim and nobody displaced it: the client resumes."""
 
 
 class NotPrimary(NoConnection):
@@ -154,7 +134,10 @@ class Store:
                 first[item.key] = item
         chosen = list(first.values())
         answers = await self._call(self._claims[lane], CLAIM, chosen)
-        results = {id(item): self._claimed(item, answer) for item, answer in zip(chosen, answers, strict=True)}
+        results = {
+            id(item): claimed(item, answer, self.condition.store_id)
+            for item, answer in zip(chosen, answers, strict=True)
+        }
         if later:
             again = await self.claim_batch(lane, later)
             results |= {id(item): result for item, result in zip(later, again, strict=True)}
@@ -176,21 +159,21 @@ class Store:
                 metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
                 metrics.COMMIT_SIZE.observe(len(chosen))
             for item, answer in zip(chosen, answers, strict=True):
-                results[id(item)] = self._written(item.owner, answer)
+                results[id(item)] = written(item.owner, answer)
         return [results[id(item)] for item in items]
 
     async def heartbeat_batch(self, items: Sequence[Heartbeat]) -> list[int | CellwireError]:
         """Keeps the leases of idle streams: 0 for each that is still the owner, or why it is not; Unanswered: nothing
         is known."""
         answers = await self._call(self._leases, HEARTBEAT, items)
-        results = [self._written(item.owner, answer) for item, answer in zip(items, answers, strict=True)]
+        results = [written(item.owner, answer) for item, answer in zip(items, answers, strict=True)]
         return [result.step if isinstance(result, Written) else result for result in results]
 
     async def peek(self, session_ids: Sequence[str]) -> list[Seen | CellwireError]:
         """What is known of each session, without its state, or why nothing is."""
         items = [Peek(self.key(name)) for name in session_ids]
         answers = await self._call(self._leases, PEEK, items)
-        return [self._peeked(item, answer) for item, answer in zip(items, answers, strict=True)]
+        return [peeked(item, answer) for item, answer in zip(items, answers, strict=True)]
 
     async def kill(self, session_id: str, tombstone: float, replicas: int = 0) -> int:
         """An operator's close: the step that the session stood at.
@@ -203,18 +186,7 @@ class Store:
             raise seen
         item = Kill(self.key(session_id), seen.incarnation, round(tombstone * 1000), replicas)
         (told,) = await self._call(self._leases, KILL, [item])
-        if isinstance(told, Unanswered):
-            raise told
-        answer = told.answer
-        if answer == b"GONE":
-            raise self._unknown(item.key)
-        word, first, _ = _words(answer)
-        if word not in (b"OK", b"CLOSED"):
-            raise _store_error(answer)
-        try:
-            step = stored(first)
-        except ValueError:
-            raise _unreadable() from None
+        step = killed(item, told)
         logger.info("session.killed", session_id=session_id, step=step)
         return step
 
@@ -235,7 +207,7 @@ class Store:
         following = number << CURSOR_BITS | int(after)
         if int(after) == 0:
             following = (number + 1) << CURSOR_BITS if number + 1 < len(primaries) else 0
-        return following, [self._session_id(key) for key in keys]
+        return following, [session_of(key) for key in keys]
 
     async def check(self) -> None:
         """Looks whether all primaries answer, are the same store, and keep what they are given; `condition` says it."""
@@ -289,146 +261,3 @@ class Store:
 
     async def _call(self, link: Link, script: Script, items: Sequence[Item]) -> list[Told | Unanswered]:
         return await link.call(script, items, time.monotonic() + self._deadline)
-
-    def _claimed(self, item: Claim, told: Told | Unanswered) -> Granted | CellwireError:
-        if isinstance(told, Unanswered):
-            return told
-        answer = told.answer
-        if not isinstance(answer, list):
-            return _store_error(answer)
-        try:
-            claim = claim_answer(answer)
-            return claim if isinstance(claim, Granted) else self._denied(item, claim)
-        except (ValueError, IndexError):
-            return _unreadable()
-
-    def _peeked(self, item: Peek, told: Told | Unanswered) -> Seen | CellwireError:
-        if isinstance(told, Unanswered):
-            return told
-        answer = told.answer
-        if answer == b"GONE":
-            return self._unknown(item.key)
-        if not isinstance(answer, list):
-            return _store_error(answer)
-        try:
-            return peek_answer(answer)
-        except (ValueError, IndexError):
-            return _unreadable()
-
-    def _unknown(self, key: bytes) -> CellwireError:
-        return errors.SessionUnknown("no such session", resource=self._resource(key))
-
-    def _resource(self, key: bytes) -> tuple[str, str]:
-        return "cellwire.v1.Session", self._session_id(key)
-
-    def _session_id(self, key: bytes) -> str:
-        """What `key` made the key of; of a key that it did not make, something that it makes another key of."""
-        return key[len(self.key("")) - 1 : -1].decode(errors="replace")
-
-    def _denied(self, item: Claim, claim: Denied) -> CellwireError:
-        position = Position(claim.step, claim.h, claim.epoch, b"", self.condition.store_id)
-        match claim.why:
-            case "UNKNOWN":
-                return self._unknown(item.key)
-            case "MISSING":
-                told = item.resume_point.store_id if item.resume_point else b""
-                if told not in (b"", self.condition.store_id):
-                    return errors.StoreLost("the store is another one and does not have the session")
-                return errors.SessionExpiredOrLost("the session expired or was lost", resource=self._resource(item.key))
-            case "STALE_OPEN":
-                return errors.StaleOpen("the session was claimed since; open again", position=position)
-            case "CLOSED":
-                return errors.SessionClosed("the session was closed", position=position)
-            case "EXISTS":
-                return errors.SessionExists("a session of this id exists")
-            case "INCARNATION":
-                return errors.IncarnationMismatch("the id has another life now")
-            case "MODEL_CHANGED":
-                return errors.ModelChanged(f"the session belongs to {_model(claim.detail)}")
-            case "MODEL_NOT_HERE":
-                return errors.ModelNotHere(f"{_model(claim.detail)} is not on this replica")
-            case "LINEAGE":
-                return errors.LineageMismatch("the session went another way", position=position)
-            case "TOO_OLD":
-                return errors.StepTooOld("the step is older than the ring", position=position)
-            case "REGRESSED":
-                metrics.REGRESSIONS.inc()
-                return errors.StateRegressed("the store fell back to an older step", position=position)
-            case "BUSY":
-                return errors.SessionBusy(
-                    "another replica holds the session",
-                    position=position,
-                    retry_after=stored(claim.detail.encode()) / 1000,
-                )
-        return _unexpected(claim.why)
-
-    def _written(self, owner: Owner, told: Told | Unanswered) -> Written | CellwireError:
-        if isinstance(told, Unanswered):
-            return told
-        try:
-            outcome = self._outcome(owner, told)
-        except ValueError:
-            outcome = _unreadable()
-        if isinstance(outcome, CellwireError):
-            outcome.in_doubt = told.in_doubt
-        return outcome
-
-    def _outcome(self, owner: Owner, told: Told) -> Written | CellwireError:
-        word, first, second = _words(told.answer)
-        match word:
-            case b"OK" | b"DUPLICATE":
-                return Written(stored(first or b"0"), told.degraded)
-            case b"FENCED":
-                metrics.FENCED.inc()
-                # p, the epoch that the current claim displaced: below ours, ours was never seen by its claimer.
-                if stored(second) >= owner.epoch:
-                    return errors.Superseded("another client claimed the session")
-                return ClaimLost("the claim was lost in a failover; resume", retry_after=0.0)
-            case b"MISMATCH" | b"GAP" | b"CONFLICT":  # the last two of a close, whose step was the Session's own
-                metrics.REGRESSIONS.inc()
-                return errors.StateRegressed(
-                    "the store holds another step than it told", position=Position(step=stored(first))
-                )
-            case b"CLOSED":
-                return errors.SessionClosed("the session was closed", position=Position(step=stored(first)))
-            case b"GONE":
-                return errors.StoreLost("the store no longer has the session")
-        return _store_error(told.answer)
-
-
-def _words(answer: Answer) -> tuple[bytes, bytes, bytes]:
-    if isinstance(answer, list):
-        return b"", b"", b""
-    word, _, rest = answer.partition(b" ")
-    first, _, second = rest.partition(b" ")
-    return word, first, second
-
-
-def _model(key: str) -> str:
-    name, _, rest = key.partition("/")
-    return f"model {name}, version {rest.partition('/')[0]}"
-
-
-def _store_error(answer: Answer) -> CellwireError:
-    if not isinstance(answer, bytes) or not re.fullmatch(rb"ERROR [A-Z]{1,32}", answer):
-        return _unreadable()
-    code = answer[6:].decode()
-    metrics.STORE_ERRORS.labels(code).inc()
-    if code == "OOM":
-        return errors.StoreFull("the store's memory is full")
-    if code == "WRONGTYPE":
-        logger.error("store.wrong_type")
-        return errors.StateCorrupt("the session's key holds something else")
-    if code in ("CORRUPT", "SCRIPT"):
-        return _unreadable()
-    return errors.StoreUnavailable("the store refused the call")
-
-
-def _unreadable() -> CellwireError:
-    logger.error("store.unreadable_session")
-    return errors.StateCorrupt("the stored session cannot be read")
-
-
-def _unexpected(why: str) -> CellwireError:
-    logger.error("store.unexpected_answer", why=why)
-    return errors.InternalError("unexpected answer of the store")

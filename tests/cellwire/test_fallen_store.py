@@ -14,7 +14,7 @@ from cellwire.session import Session
 from models.cells import checked
 from service.errors import StoreUnavailable
 from service.server import Server
-from service.store.store import session_key
+from service.store.keys import session_key
 from tests.harness import Place, ReplicaProcess, number, replica
 
 INPUTS = [(29 * n) % 10007 for n in range(1, 61)]

@@ -38,7 +38,7 @@ from service.errors import CellwireError
 from service.model.cell import Cell
 from service.model.repository import Repository
 from service.server import SERVICES, Server
-from service.store.store import session_key
+from service.store.keys import session_key
 from service.values import CellResult, CellWork, incarnation_of
 from tests.harness import Fault, Place, WireStream, arrays, fault, fault_of, number, open_fault, replica
 from tests.hostile import RawStream, call, good, seen, store_client, until, write_models, writes_held

@@ -26,7 +26,7 @@ from service.model.cell import Cell
 from service.model.proof import load
 from service.model.repository import Repository
 from service.server import Server
-from service.store.store import session_key
+from service.store.keys import session_key
 from service.values import CellResult, CellWork
 from tests.conftest import speech
 from tests.harness import Fault as Told

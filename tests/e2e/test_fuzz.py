@@ -24,7 +24,7 @@ from cellwire.v1 import session_service_pb2_grpc
 from models.cells import checked
 from service import errors
 from service.codec import OpenRequest, Unreadable, decode_open, reader
-from service.store.store import session_key
+from service.store.keys import session_key
 from tests.harness import Place, ReplicaProcess, WireStream, arrays, fault, fault_of, number, tensor
 from tests.hostile import RawStream, call, seen
 from tests.messages import fields_of, mutations

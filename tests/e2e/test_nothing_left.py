@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from cellwire.v1 import cell_service_pb2 as pb
 from service.server import Server
-from service.store.store import session_key
+from service.store.keys import session_key
 from tests.harness import Place, WireStream, number, replica, timestep
 from tests.numbered import Numbered
 from tests.waiting import until

@@ -10,7 +10,7 @@ import pytest
 from cellwire.cli.children import Children
 from cellwire.v1 import session_service_pb2, session_service_pb2_grpc
 from models.cells import checked
-from service.store.store import session_key
+from service.store.keys import session_key
 from tests.conftest import STORES, store_program
 from tests.harness import Place, WireStream, arrays, number, replica
 from tests.topologies import ClusterStore, SentinelStore

@@ -15,7 +15,7 @@ from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import cell_service_pb2_grpc, resume_pb2
 from models.cells import checked
 from service.server import Server
-from service.store.store import session_key
+from service.store.keys import session_key
 from tests.harness import Place, WireStream, number, open_fault, replica, timestep
 from tests.proxy import Fault, Proxy
 from tests.waiting import until

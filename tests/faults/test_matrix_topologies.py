@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from cellwire.cli.children import Children
-from service.store.store import session_key
+from service.store.keys import session_key
 from tests.faults.scene import Stage, staged
 from tests.topologies import ClusterStore, Node, Sentinel, SentinelStore
 from tests.waiting import eventually

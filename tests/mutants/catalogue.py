@@ -74,7 +74,7 @@ _THE_FENCE = (
     Mutant(
         "superseded-without-p",
         "Who lost its claim in a failover is not told of a rival.",
-        "service/store/store.py",
+        "service/store/outcome.py",
         "if stored(second) >= owner.epoch:",
         "if True:",
         (f"{ONCE}::test_a_lone_client_whose_claim_the_store_forgot_is_not_told_of_a_rival",),
@@ -198,7 +198,7 @@ _REPLICAS = (
     Mutant(
         "operators-close-answered-before-wait",
         "An operator's close is answered once the replicas that the service asks for have it.",
-        "service/store/link.py",
+        "service/store/call.py",
         "isinstance(item, Commit | Close | Claim | Kill)",
         "isinstance(item, Commit | Close | Claim)",
         (f"{REPLICAS}::test_an_operators_close_is_answered_once_a_replica_has_it",),
@@ -214,7 +214,7 @@ _REPLICAS = (
     Mutant(
         "open-answered-before-wait",
         "A claim is granted once the replicas that it asks for have it.",
-        "service/store/link.py",
+        "service/store/call.py",
         "isinstance(item, Commit | Close | Claim | Kill)",
         "isinstance(item, Commit | Close | Kill)",
         (f"{REPLICAS}::test_a_claim_is_granted_once_a_replica_has_it",),
@@ -222,7 +222,7 @@ _REPLICAS = (
     Mutant(
         "too-few-replicas-are-enough",
         "What too few replicas hold is in doubt, unless the store may degrade.",
-        "service/store/link.py",
+        "service/store/call.py",
         "elif short and not degrade:",
         "elif False:",
         (f"{REPLICAS}::test_what_no_replica_holds_by_the_deadline_stays_in_doubt",),
@@ -230,7 +230,7 @@ _REPLICAS = (
     Mutant(
         "degraded-not-told",
         "A store that degrades says so in each reply.",
-        "service/store/link.py",
+        "service/store/call.py",
         "Told(result, short, self.in_doubt)",
         "Told(result, False, self.in_doubt)",
         (f"{REPLICAS}::test_a_store_that_may_degrade_says_so",),
@@ -241,7 +241,7 @@ _CALLS_OF_THE_STORE = (
     Mutant(
         "no-echo-check",
         "An answer is given to the call that it echoes, and to no other.",
-        "service/store/link.py",
+        "service/store/call.py",
         "return len(answer) == len(self.items) + 1 and answer[0] == self.tag",
         "return len(answer) == len(self.items) + 1",
         (f"{LINK}::test_a_shifted_answer_closes_the_connection_and_is_given_to_nobody",),

@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 from service.codec import OpenRequest
 from service.errors import CellwireError, Superseded
 from service.server import Server
-from service.store.store import ClaimLost, session_key
+from service.store.keys import session_key
+from service.store.outcome import ClaimLost
 from service.values import Mode
 from tests.harness import Place
 

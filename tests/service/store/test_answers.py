@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 
 from service.codec import encode_status
 from service.errors import CellwireError, StateCorrupt
-from service.store.endpoint import Access
-from service.store.form import topology_of
-from service.store.link import Answer, Told
+from service.store.call import Answer, Told
+from service.store.outcome import claimed, peeked, written
 from service.store.scripts import Granted, Owner, Peek, Seen, claim_answer, peek_answer
-from service.store.store import Store
 from service.values import MAX_STEP
 from tests.scripted import claim, new_key
 
@@ -32,12 +30,6 @@ lists: st.SearchStrategy[list[bytes]] = st.lists(parts, max_size=14) | st.builds
 lines: st.SearchStrategy[bytes] = st.lists(parts, max_size=4).map(b" ".join)
 
 
-@pytest.fixture(scope="module")
-def store() -> Store:
-    """It is never connected."""
-    return Store(topology_of("unix:///nowhere", Access(1.0)), "t", 1.0)
-
-
 def told(error: CellwireError) -> None:
     """It can be sent."""
     assert encode_status(error).message == error.message
@@ -48,8 +40,8 @@ def numbers(*values: int) -> None:
 
 
 @given(lists)
-def test_a_claim_is_answered_by_a_grant_or_an_error(store: Store, answer: list[bytes]) -> None:
-    result = store._claimed(claim(new_key()), Told(answer))
+def test_a_claim_is_answered_by_a_grant_or_an_error(answer: list[bytes]) -> None:
+    result = claimed(claim(new_key()), Told(answer), b"i" * 16)
     if isinstance(result, CellwireError):
         told(result)
         return
@@ -59,8 +51,8 @@ def test_a_claim_is_answered_by_a_grant_or_an_error(store: Store, answer: list[b
 
 
 @given(lists | lines)
-def test_a_peek_is_answered_by_what_is_seen_or_an_error(store: Store, answer: Answer) -> None:
-    result = store._peeked(Peek(new_key()), Told(answer))
+def test_a_peek_is_answered_by_what_is_seen_or_an_error(answer: Answer) -> None:
+    result = peeked(Peek(new_key()), Told(answer))
     if isinstance(result, CellwireError):
         told(result)
         return
@@ -74,8 +66,8 @@ def test_a_peek_is_answered_by_what_is_seen_or_an_error(store: Store, answer: An
 @example(b"MISMATCH -1")
 @example(b"FENCED 1 \xff")
 @given(lists | lines)
-def test_a_write_is_answered_by_a_step_or_an_error(store: Store, answer: Answer) -> None:
-    result = store._written(OWNER, Told(answer))
+def test_a_write_is_answered_by_a_step_or_an_error(answer: Answer) -> None:
+    result = written(OWNER, Told(answer))
     if isinstance(result, CellwireError):
         told(result)
     else:
@@ -91,7 +83,7 @@ def test_a_reader_raises_what_it_says(read: Any, answer: list[bytes]) -> None:
         return
 
 
-def test_an_answer_of_no_script_is_a_corrupt_session(store: Store) -> None:
+def test_an_answer_of_no_script_is_a_corrupt_session() -> None:
     answers: list[Answer] = [
         b"",
         b"ERROR",
@@ -103,4 +95,4 @@ def test_an_answer_of_no_script_is_a_corrupt_session(store: Store) -> None:
         [],
     ]
     for answer in answers:
-        assert isinstance(store._written(OWNER, Told(answer)), StateCorrupt)
+        assert isinstance(written(OWNER, Told(answer)), StateCorrupt)

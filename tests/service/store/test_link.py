@@ -10,9 +10,10 @@ import pytest
 from cellwire.cli.embedded import EmbeddedStore
 from service import failpoints
 from service.errors import StoreUnavailable
+from service.store.call import Unanswered
 from service.store.endpoint import Access
 from service.store.form import topology_of
-from service.store.link import Link, Unanswered
+from service.store.link import Link
 from service.store.scripts import CLAIM, COMMIT, PEEK, Commit, Granted, Item, Peek, Script, claim_answer
 from tests.access import as_service
 from tests.proxy import Fault, Proxy, chaos

@@ -11,9 +11,10 @@ import pytest
 
 from cellwire.cli.children import Children
 from service.errors import SessionClosed
-from service.store.link import Unanswered
+from service.store.call import Unanswered
+from service.store.outcome import Written
 from service.store.scripts import Claim, Granted
-from service.store.store import Write, Written
+from service.store.store import Write
 from tests.conftest import STORES, store_program
 from tests.scripted import claim, new_nonce
 from tests.stored import advanced, claimed, store_of

@@ -10,11 +10,12 @@ import pytest
 from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
 from service.errors import SessionUnknown, StoreUnavailable
+from service.store.call import Unanswered
 from service.store.endpoint import Access
 from service.store.form import topology_of
-from service.store.link import Unanswered
+from service.store.outcome import Written
 from service.store.scripts import Seen
-from service.store.store import Store, Written
+from service.store.store import Store
 from tests.access import PASSWORD, SERVICE_USER, users
 from tests.certificates import Authority
 from tests.conftest import STORES, store_program

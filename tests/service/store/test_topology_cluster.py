@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from cellwire.cli.children import Children
-from service.store.store import Written
+from service.store.outcome import Written
 from tests.conftest import STORES, store_program
 from tests.scripted import Held, claim, held
 from tests.stored import advanced, claimed, store_of

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from cellwire.cli.children import Children
-from service.store.link import Unanswered
+from service.store.call import Unanswered
 from service.store.store import Store
 from tests.access import PASSWORD, SERVICE_USER
 from tests.conftest import STORES, store_program

@@ -1,0 +1,99 @@
+"""One call of a script for a batch of items, until each of them has its answer. Knows no connection."""
+
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from redis.exceptions import ResponseError
+
+from service import metrics
+from service.errors import StoreUnavailable
+from service.store.endpoint import Node
+from service.store.scripts import Claim, Close, Commit, Item, Kill, Script
+from service.store.wire import Command
+
+Answer = bytes | list[bytes]
+PASSING = frozenset(
+    (b"READONLY", b"MISCONF", b"NOREPLICAS", b"MASTERDOWN", b"CLUSTERDOWN", b"LOADING", b"BUSY", b"NOAUTH", b"NOPERM")
+)
+"""The store says that nothing was executed, for a reason that passes: the item is sent again."""
+SHORT = "short_of_replicas"
+WRITTEN = frozenset((b"OK", b"DUPLICATE", b"CLOSED"))
+"""What a caller takes for done: the scripts write before they say so, also where it was done before."""
+
+
+class Unanswered(StoreUnavailable):
+    """No answer came in time; the item may or may not have been executed."""
+
+
+class Told(NamedTuple):
+    """What a script told of an item."""
+
+    answer: Answer
+    degraded: bool = False
+    """Fewer replicas hold the write than were asked for."""
+    in_doubt: bool = False
+    """It was sent before, and what became of that is not known: the answer may be that to a second execution."""
+
+
+class Call:
+    """One EVALSHA, until all its items have their answers."""
+
+    def __init__(self, script: Script, items: Sequence[tuple[int, Item]]) -> None:
+        self.script = script
+        self.told: dict[int, Told] = {}
+        """By their places in the batch."""
+        self.ask_at: Node | None = None
+        """Where the slot is migrating to: asked there once."""
+        self.in_doubt = False
+        self.fault: str | None = None
+        """Why it is to be sent again; None: it was told who has the slot, nothing is wrong."""
+        self.node: Node | None = None
+        """Where it was sent last; None: nobody holds its key."""
+        self._pack(items)
+
+    def _pack(self, items: Sequence[tuple[int, Item]]) -> None:
+        self.items = items
+        self.tag = secrets.token_bytes(8)
+        keys = [item.key for _, item in items]
+        self.command: Command = (b"EVALSHA", self.script.sha, len(keys), *keys, self.tag, *(i.pack() for _, i in items))
+        self.replicas = max(_replicas(item) for _, item in items)
+
+    def is_answered_by(self, answer: object) -> bool:
+        """Whether it is an answer to this call: one that echoes it, or a refusal, which has no echo."""
+        if isinstance(answer, list):
+            return len(answer) == len(self.items) + 1 and answer[0] == self.tag
+        return isinstance(answer, ResponseError)
+
+    def fail(self, kind: str) -> None:
+        """Nothing is known of it."""
+        self.fault = kind
+        metrics.STORE_ERRORS.labels(kind).inc()
+
+    def take(self, results: list[Answer], replicas: int, degrade: bool) -> None:
+        """Takes its items' results, of which so many replicas are known to hold the writes."""
+        left: list[tuple[int, Item]] = []
+        self.fault = None
+        for (place, item), result in zip(self.items, results, strict=True):
+            word = _word(result)
+            short = _replicas(item) > replicas and word in WRITTEN
+            if word == b"ERROR" and isinstance(result, bytes) and result[6:] in PASSING:
+                self.fail(result[6:].decode())
+                left.append((place, item))
+            elif short and not degrade:
+                self.fail(SHORT)
+                left.append((place, item))
+            else:
+                self.told[place] = Told(result, short, self.in_doubt)
+        if left and len(left) < len(self.items):
+            self._pack(left)
+        elif not left:
+            self.items = ()
+
+
+def _word(answer: Answer) -> bytes:
+    return answer[0] if isinstance(answer, list) else answer.partition(b" ")[0]
+
+
+def _replicas(item: Item) -> int:
+    return item.replicas if isinstance(item, Commit | Close | Claim | Kill) else 0
