@@ -149,14 +149,10 @@ class Session:
         failpoints.hit("after_run")
         record = Record(first, last, self.h, h, timestep.timesteps, self._encode(timestep.timesteps, outputs))
         # 3
-        degraded = self.tail.degraded if self.tail else await self._commit(record, state, lease_ms)
-        if self.tail and self.ended:
-            raise self.ended
+        degraded = await self._keep(record, state, lease_ms)
         # 4
         self.step_number, self.h, self.state = last, h, state
         self.ring.append(record)
-        if self.tail:
-            self.tail.add(record)
         return self._reply(record, degraded=degraded)
 
     async def _run(self, timestep: Timestep) -> tuple[bytes, list[Row]]:
@@ -173,8 +169,16 @@ class Session:
             outputs.extend(result.rows)
         return state, outputs
 
-    async def _commit(self, record: Record, state: bytes, lease_ms: int | None) -> bool:
-        """Puts the checkpoint after `record` into the store. True: fewer store replicas hold it than were asked for."""
+    async def _keep(self, record: Record, state: bytes, lease_ms: int | None) -> bool:
+        """Puts the checkpoint after `record` into the store; in write-behind, into the tail.
+
+        True: fewer replicas of the store hold it than were asked for, or held what was last written.
+        """
+        if self.tail:
+            if self.ended:
+                raise self.ended
+            self.tail.add(record, state)
+            return self.tail.degraded
         try:
             written = await self._write(Checkpoint(self.step_number, self.h), (record,), state, lease_ms)
         except StoreFull:
@@ -186,9 +190,9 @@ class Session:
         return written.degraded
 
     def _write(
-        self, at: Checkpoint, records: tuple[Record, ...], state: bytes | None = None, lease_ms: int | None = None
+        self, at: Checkpoint, records: tuple[Record, ...], state: bytes, lease_ms: int | None = None
     ) -> "asyncio.Future[Written]":
-        """Sends the commit of messages that follow the checkpoint `at`; the state is the Session's own by default."""
+        """Sends the commit of messages that follow the checkpoint `at`, with the state after the last of them."""
         self.last_write = time.monotonic()
         commit = Commit(
             self.owner,
@@ -196,7 +200,7 @@ class Session:
             at.h,
             records[-1].last,
             records[-1].h_after,
-            encode_state(self.cell.spec, self.state if state is None else state),
+            encode_state(self.cell.spec, state),
             tuple(map(encode_record, records)),
             self.ttl_ms,
             self._terms.lease if lease_ms is None else lease_ms,

@@ -28,15 +28,16 @@ class TailTerms:
 class Tail:
     """Writes in order, one commit at a time; what comes meanwhile goes with the next one.
 
-    `write` sends the commit of all records onto the durable checkpoint; `lost` is called with the reason when the
-    store did not take it: the answers that were given stay above what the store has, and the client replays.
+    `write` sends the commit of all records onto the durable checkpoint, with the state after the last of them; `lost`
+    is called with the reason when the store did not take it: the answers that were given stay above what the store
+    has, and the client replays.
     """
 
     def __init__(
         self,
         terms: TailTerms,
         durable: Checkpoint,
-        write: Callable[[Checkpoint, tuple[Record, ...]], "asyncio.Future[Written]"],
+        write: Callable[[Checkpoint, tuple[Record, ...], bytes], "asyncio.Future[Written]"],
         lost: Callable[[CellwireError], None],
     ) -> None:
         self.durable = durable
@@ -47,6 +48,8 @@ class Tail:
         self._write = write
         self._lost = lost
         self._records: list[Record] = []
+        self._state = b""
+        """After the last of the records."""
         self._flying: asyncio.Future[Written] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -54,9 +57,10 @@ class Tail:
     def _steps(self) -> int:
         return self._records[-1].last - self.durable.step if self._records else 0
 
-    def add(self, record: Record) -> None:
-        """One more message that was run."""
+    def add(self, record: Record, state: bytes) -> None:
+        """One more message that was run, and the state after it."""
         self._records.append(record)
+        self._state = state
         if self._steps >= self._terms.steps:
             self._flush()
         else:
@@ -87,7 +91,7 @@ class Tail:
             self._timer = None
         if self._records and self._flying is None:
             records = tuple(self._records)
-            self._flying = self._write(self.durable, records)
+            self._flying = self._write(self.durable, records, self._state)
             self._flying.add_done_callback(lambda flown: self._flown(records, flown))
 
     def _flown(self, records: tuple[Record, ...], flown: "asyncio.Future[Written]") -> None:

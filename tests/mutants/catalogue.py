@@ -687,8 +687,8 @@ _WRITE_BEHIND = (
         "watermark-advanced-on-send",
         "durable_step is what the store acknowledged, not what was sent to it.",
         "service/tail.py",
-        "self._flying = self._write(self.durable, records)",
-        "self._flying = self._write(self.durable, records)\n"
+        "self._flying = self._write(self.durable, records, self._state)",
+        "self._flying = self._write(self.durable, records, self._state)\n"
         "            self.durable = Checkpoint(records[-1].last, records[-1].h_after)",
         (f"{BEHIND}::test_a_commit_under_way_is_not_told_as_durable_and_holds_the_session_at_u",),
     ),

@@ -47,11 +47,16 @@ local function fence(k, i, e, o)
   end
 end
 
--- Refreshes the time to live; 0 leaves it as it is. It needs no memory: a write after it is allowed when memory is full.
+-- Refreshes the time to live; 0 leaves it to the millisecond as it is, and is a write all the same. It needs no memory: a
+-- write after it is allowed when memory is full.
 local function keep(key, ttl)
-  local left = ttl > 0 and ttl or redis.call('PTTL', key)
-  if left > 0 then
-    redis.call('PEXPIRE', key, left)
+  if ttl > 0 then
+    redis.call('PEXPIRE', key, ttl)
+  else
+    local at = redis.call('PEXPIRETIME', key)
+    if at > 0 then
+      redis.call('PEXPIREAT', key, at)
+    end
   end
 end
 
