@@ -32,14 +32,14 @@ $(VENV)/dev: requirements/dev.txt $(VENV)/run
 demo: $(VENV)/run ## real speech through two replicas, one of them killed in mid-file (FAST=1: not in real time)
 	@$(BIN)/cellwire demo $(if $(FAST),--fast)
 
-test: $(VENV)/dev ## the whole test suite against real servers
+test: $(VENV)/dev ## the test suite against real servers, without the single faults
 	@$(BIN)/cellwire models pull --quiet
 	@$(BIN)/pytest -q -m "not faults" -n 2 $(ARGS)
 
-test-faults: $(VENV)/dev ## every fault by itself, rolling restarts, and a longer storm (under 15 minutes)
+test-faults: $(VENV)/dev ## every fault by itself, twenty rolling restarts, a short storm (under 15 minutes)
 	@$(BIN)/pytest -q tests/faults $(ARGS)
 
-soak: $(VENV)/dev ## the long proof, with its figures and their bars (about 40 minutes; ARGS="--help")
+soak: $(VENV)/dev ## the long proof, with its figures and their bars (about half an hour; ARGS="--help")
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 mutants: $(VENV)/dev ## which test catches which mutant of the session protocol (ARGS=--help)

@@ -21,7 +21,7 @@ Staged = Callable[..., AbstractAsyncContextManager[Stage]]
 
 
 @pytest.mark.parametrize("seconds", [0.005, 0.05, 0.5])
-async def test_15_a_distant_store_makes_answers_late_and_no_errors(stage: Staged, seconds: float) -> None:
+async def test_15_a_distant_store_makes_answers_late_and_breaks_nothing(stage: Staged, seconds: float) -> None:
     async with stage(streams=3, rivals=0, calls=1, store_timeout=2.0) as on:
         for slot in on.slots:
             slot.proxy.slow(seconds)
@@ -29,7 +29,7 @@ async def test_15_a_distant_store_makes_answers_late_and_no_errors(stage: Staged
         assert on.reasons() <= {"LEFT", "CLOSED", "TIMEOUT", "STALE_OPEN"}
 
 
-async def test_16_a_wire_that_loses_packets_makes_answers_late_and_no_errors(
+async def test_16_a_wire_that_loses_packets_makes_answers_late_and_loses_nothing(
     test_models: Path, tmp_path: Path, children: Children
 ) -> None:
     port = free_port()
