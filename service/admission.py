@@ -173,8 +173,8 @@ class Admission:
     def _overloaded(self) -> Overloaded:
         self._refused += 1
         self._reached = True
-        jitter = random.uniform(0.5, 1.5)  # noqa: S311 not a secret
-        return Overloaded("more is in flight than can be done in time", retry_after=self._delay * jitter)
+        delay = min(LONGEST_DELAY, self._delay * random.uniform(0.5, 1.5))  # noqa: S311 not a secret
+        return Overloaded("more is in flight than can be done in time", retry_after=delay)
 
     def _look(self, now: float) -> None:
         """Moves the limit at the end of a window."""
@@ -187,6 +187,9 @@ class Admission:
             self.limit += self._max_batch
         if now >= self._delay_end:
             excess = self._refused / max(1.0, REFUSED_SHARE * self._delay_done)
+            if now > self._delay_end + self._delay:  # nobody came: the overload is over
+                excess = 0.0
+                self._delay = self._target
             self._delay *= min(2.0, max(0.5, math.sqrt(excess)))
             self._delay = min(LONGEST_DELAY, max(self._target, self._delay))
             self._delay_end = now + max(self._window, self._delay)

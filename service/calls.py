@@ -59,9 +59,13 @@ class Calls:
                 else:
                     self._keep(request.session_id, kept)
                     return OpenedSession(kept, False, b"", self._store_id()), reply
+        if request.mode is Mode.CREATE:
+            self._sessions.admit(request)
+        first: OpenedSession | None = None
         while True:
             opened = await self.open(request, deadline)
             session = opened.session
+            first = first or opened
             committed = False
             try:
                 timestep = decode(session)
@@ -78,7 +82,7 @@ class Calls:
                     self._sessions.release(session)
             if committed:
                 self._keep(request.session_id, session)
-            return opened, reply
+            return self._told(first, opened), reply
 
     async def open(self, request: OpenRequest, deadline: float) -> OpenedSession:
         """A claim for one call: a stale epoch is asked again, a held lease waited for until the deadline."""
@@ -128,6 +132,12 @@ class Calls:
     def _as_created(self, request: OpenRequest, opened: OpenedSession) -> OpenRequest:
         """Asked again, a session whose token was drawn here is opened with that token."""
         return replace(request, create_token=opened.drawn_token) if opened.drawn_token else request
+
+    def _told(self, first: OpenedSession, last: OpenedSession) -> OpenedSession:
+        """What the caller is told: that it created the session, and the token drawn for it, also when it was opened
+        again since."""
+        same = first.session.owner.incarnation == last.session.owner.incarnation
+        return replace(last, created=first.created, drawn_token=first.drawn_token) if same else last
 
     def _take(self, request: OpenRequest) -> Session | None:
         """The kept Session, if its next commit alone can answer this call."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from cellwire.v1 import cell_service_pb2 as pb
@@ -44,23 +45,32 @@ class LiveStream:
         self.ended: CellwireError | None = None
         self.waiting = False
         """For the client's next message: the only place where it may be interrupted."""
-        self.welcome_at = 0.0
-        """Monotonic: when a message that was refused for load may come again."""
+        self._welcome_at = 0.0
+        self._refused_priority = 0
         self._task = asyncio.current_task()
 
-    async def await_welcome(self, now: float) -> None:
+    def sent_away(self, message: pb.Timestep, seconds: float) -> None:
+        """The message was refused for load, and told to come again after so long."""
+        self._welcome_at = time.monotonic() + IN_TIME * seconds
+        self._refused_priority = message.priority
+
+    async def await_welcome(self, message: pb.Timestep, received: float) -> None:
         """Keeps who comes again before the time that it was told waiting until then, and sends it away unexecuted.
 
-        Who does not listen is slowed down to what its refusals may cost; and what piled up behind is late anyway.
+        Who does not listen is slowed down to what its refusals may cost; and what piled up behind is late anyway. A
+        message that matters more than the refused one did is not early, and none waits beyond its own timeout.
 
         Raises:
-            Overloaded: come again now.
+            Overloaded: come again in the time that is left, if any.
         """
-        if now < self.welcome_at:
+        if received < self._welcome_at and message.priority <= self._refused_priority:
+            timeout = message.timeout  # not checked yet
+            patience = timeout.seconds + timeout.nanos / 1e9 if message.HasField("timeout") else inf
             self.waiting = True
-            await asyncio.sleep(self.welcome_at - now)
+            await asyncio.sleep(min(self._welcome_at - received, max(0.0, patience)))
             self.waiting = False
-            raise Overloaded("this message came before the time that was told", retry_after=0.0)
+            left = max(0.0, self._welcome_at - time.monotonic())
+            raise Overloaded("this message came before the time that was told", retry_after=left)
 
     def end(self, error: CellwireError) -> None:
         """Ends the stream with this error: now if it waits for a message, else behind the one in hand."""
@@ -173,7 +183,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                     received = time.monotonic()
                     step = request.timestep.step
                     if session.follows(step):
-                        await stream.await_welcome(received)
+                        await stream.await_welcome(request.timestep, received)
                         session.cell.admission.check(request.timestep.priority)
                     reply = await session.step(self._timestep(request.timestep, session, received))
                     metrics.STEP_SECONDS.observe(time.monotonic() - received)
@@ -187,8 +197,8 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             if error.ends_stream:
                 raise
             metrics.REFUSED.labels(error.reason).inc()
-            if isinstance(error, Overloaded) and error.retry_after:
-                stream.welcome_at = time.monotonic() + IN_TIME * error.retry_after
+            if isinstance(error, Overloaded) and error.retry_after and isinstance(message, pb.StreamRequest):
+                stream.sent_away(message.timestep, error.retry_after)
             return encode_refused(step, error)
 
     async def _close(self, session: Session, close: pb.Close) -> pb.StreamResponse:

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     replicas: int = Field(0, ge=0, le=64, description="Store replicas that must hold a commit before it is answered.")
     write_behind_steps: int = Field(8, ge=1, le=4096, description="Write-behind: written after so many timesteps,")
     write_behind_seconds: float = Field(0.05, gt=0, le=60, description="or after so long.")
-    max_undurable: int = Field(64, ge=1, le=4096, description="U: timesteps that may be answered and not yet written.")
+    max_undurable: int = Field(64, ge=1, le=2048, description="U: timesteps that may be answered and not yet written.")
 
     step_target: float = Field(
         0.03, gt=0, description="From acceptance to commit; timesteps that would take longer are refused."

@@ -73,7 +73,7 @@ class Call:
     def take(self, results: list[Answer], replicas: int, degrade: bool) -> None:
         """Takes its items' results, of which so many replicas are known to hold the writes."""
         left: list[tuple[int, Item]] = []
-        self.fault = None
+        self.fault, any_short = None, False
         for (place, item), result in zip(self.items, results, strict=True):
             word = _word(result)
             short = _replicas(item) > replicas and word in WRITTEN
@@ -82,9 +82,11 @@ class Call:
                 left.append((place, item))
             elif short and not degrade:
                 self.fail(SHORT)
+                any_short = True  # and yet the primary has executed it
                 left.append((place, item))
             else:
                 self.told[place] = Told(result, short, self.in_doubt)
+        self.in_doubt |= any_short
         if left and len(left) < len(self.items):
             self._pack(left)
         elif not left:

@@ -110,9 +110,14 @@ class Cluster(Topology):
             raise NoPrimary("the node knows of no slots")
         slots: list[Node | None] = [None] * SLOTS
         nodes: dict[Node, None] = {}
-        for start, end, *holders in ranges:
-            # A node that does not know its own name says none: it is the one that was asked.
-            named = [Node((host or b"").decode() or asked.host, port) for host, port, *_ in holders]
-            nodes |= dict.fromkeys(named)
-            slots[start : end + 1] = [named[0]] * (end + 1 - start)
+        try:
+            for start, end, *holders in ranges:
+                # A node that does not know its own name says none: it is the one that was asked.
+                named = [Node((host or b"").decode() or asked.host, port) for host, port, *_ in holders]
+                nodes |= dict.fromkeys(named)
+                slots[start : end + 1] = [named[0]] * (end + 1 - start)
+            if len(slots) != SLOTS:
+                raise ValueError("more slots than there are")
+        except (TypeError, ValueError, IndexError, AttributeError):
+            raise NoPrimary("the node's slots cannot be read") from None
         self._slots, self._nodes, self.in_doubt = slots, tuple(nodes), False

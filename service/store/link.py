@@ -151,7 +151,7 @@ class Link:
         except FAULTS as error:
             for call in calls:
                 if call.items:
-                    call.in_doubt = True
+                    call.in_doubt, call.ask_at = True, None
                     call.fail(type(error).__name__)
             self._topology.doubt()
             return

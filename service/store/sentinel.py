@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, NoPermissionError
 
 from service.store.endpoint import Endpoint, Node
 from service.store.topology import NoPrimary, Topology
@@ -39,13 +39,16 @@ class Sentinel(Topology):
             try:
                 async with asyncio.timeout(self.timeout / 2):
                     answer = await ask(connection, *question)
-            except AuthenticationError:
+            except (AuthenticationError, NoPermissionError):
                 if not anonymous:
                     raise
             else:
                 if not isinstance(answer, list):
                     raise NoPrimary("the sentinel does not know the service")
-                return Node(answer[0].decode(), int(answer[1]))
+                try:
+                    return Node(answer[0].decode(), int(answer[1]))
+                except (TypeError, ValueError, IndexError, AttributeError):
+                    raise NoPrimary("the sentinel's answer cannot be read") from None
             finally:
                 await connection.disconnect(nowait=True)
         raise AssertionError

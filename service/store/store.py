@@ -19,7 +19,7 @@ from service.errors import CellwireError
 from service.store.call import Told, Unanswered
 from service.store.endpoint import Node
 from service.store.keys import session_key, session_of
-from service.store.link import Link
+from service.store.link import Link, WrongAnswer
 from service.store.outcome import Written, claimed, killed, peeked, written
 from service.store.scripts import (
     CLAIM,
@@ -238,7 +238,9 @@ class Store:
         if found is None:
             drawn = secrets.token_hex(8).encode()
             found = await send((b"SET", STORE_ID_KEY, drawn, b"NX", b"GET")) or drawn
-        known, self.condition.store_id = self.condition.store_id, bytes(found)  # type: ignore[call-overload]
+        if not isinstance(found, bytes):
+            raise WrongAnswer("the store's id is no text")
+        known, self.condition.store_id = self.condition.store_id, found
         if known not in (b"", self.condition.store_id):
             self.on_replaced()
 

@@ -227,6 +227,24 @@ async def test_who_comes_again_before_the_time_that_was_told_waits_and_is_sent_a
     assert (await hasty.replied(1, number(1))).step == 1
 
 
+@pytest.mark.parametrize(
+    "fields", [{"priority": 1}, {"timeout": Duration(nanos=50_000_000)}], ids=["priority", "timeout"]
+)
+async def test_who_comes_again_with_a_higher_priority_or_a_timeout_does_not_wait_so_long(
+    channel: grpc.aio.Channel, held: Held, fields: dict[str, Any]
+) -> None:
+    *streams, hasty = await opened(channel, 5)
+    held.loaded.admission._delay = 100 * LONGEST
+    await held.fill(streams)
+    await hasty.refused(request(1, 1))
+    held.gate.set()
+    for stream in streams:
+        await stream.read()
+    async with asyncio.timeout(LONGEST):
+        answer = await hasty.ask(request(1, 1, **fields))
+    assert answer.WhichOneof("kind") == ("reply" if "priority" in fields else "refused")
+
+
 async def test_who_waits_for_having_come_too_early_does_not_hold_a_drain(channel: grpc.aio.Channel, held: Held) -> None:
     *streams, hasty = await opened(channel, 5)
     held.loaded.admission._delay = 100 * LONGEST

@@ -1,6 +1,7 @@
 """Admission: what is counted in is counted out once, the limit follows the time that is measured, and comes back."""
 
 import asyncio
+import heapq
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.admission import FLOOR_BATCHES, LONGEST_DELAY, Admission, Cap, InFlight, Rate
+from service.admission import FLOOR_BATCHES, LONGEST_DELAY, REFUSED_SHARE, Admission, Cap, InFlight, Rate
 from service.errors import Overloaded, Quota
 
 TARGET, BATCH, RUN = 0.05, 8, 0.004
@@ -194,7 +195,51 @@ def test_who_is_refused_is_told_when_to_come_later_the_more_are_refused() -> Non
 
     few, many = delays(5), delays(400)
     assert len(set(few)) > 10
-    assert 0 < sum(few) / len(few) < sum(many) / len(many) < 1.5 * LONGEST_DELAY
+    assert 0 < sum(few) / len(few) < sum(many) / len(many)
+    assert max(many) <= LONGEST_DELAY
+    clock.now += 3 * LONGEST_DELAY
+    leave(filled(admission))
+    taken = filled(admission)
+    with pytest.raises(Overloaded) as refused:
+        admission.check()
+    assert refused.value.retry_after is not None
+    assert refused.value.retry_after <= 1.5 * TARGET
+    leave(taken)
+
+
+def test_a_crowd_that_stays_away_as_told_neither_starves_the_cell_nor_is_refused_much() -> None:
+    """Streams that together ask for four times the capacity; the second half of the time counts."""
+    clock, draw, seconds = Clock(), random.Random(3), 60.0
+    admission, capacity, streams = made(clock), BATCH / RUN, 400
+    interval, start = streams / (4 * capacity), clock.now
+    coming = [(start + draw.uniform(0, interval), stream) for stream in range(streams)]
+    heapq.heapify(coming)
+    queue: deque[InFlight] = deque()
+    running: list[InFlight] = []
+    end, done, refused = inf, 0, 0
+    while clock.now < start + seconds:
+        counts = clock.now > start + seconds / 2
+        clock.now = min(coming[0][0], end)
+        if coming[0][0] <= end:
+            at, stream = heapq.heappop(coming)
+            place = admission.step()
+            try:
+                place.__enter__()
+            except Overloaded as error:
+                refused += counts
+                at += error.retry_after or 0.0
+            else:
+                queue.append(place)
+            heapq.heappush(coming, (at + interval, stream))
+        else:
+            leave(running)
+            done += counts * len(running)
+            running, end = [], inf
+        if not running and queue:
+            running = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+            end = clock.now + RUN
+    assert done / (seconds / 2) > 0.9 * capacity
+    assert refused < 2 * REFUSED_SHARE * done
 
 
 def test_nothing_is_counted_for_who_is_refused_by_the_rate() -> None:

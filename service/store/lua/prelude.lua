@@ -48,14 +48,16 @@ local function fence(k, i, e, o)
 end
 
 -- Refreshes the time to live; 0 leaves it to the millisecond as it is, and is a write all the same. It needs no memory: a
--- write after it is allowed when memory is full.
+-- write after it is allowed when memory is full. A time that has come would delete the key amid the script, and the HSET
+-- behind it would make another one: so there is always a moment left.
+local MOMENT = 100
 local function keep(key, ttl)
   if ttl > 0 then
     redis.call('PEXPIRE', key, ttl)
   else
     local at = redis.call('PEXPIRETIME', key)
     if at > 0 then
-      redis.call('PEXPIREAT', key, at)
+      redis.call('PEXPIREAT', key, decimal(math.max(at, now + MOMENT)))
     end
   end
 end

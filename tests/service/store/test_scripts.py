@@ -647,3 +647,16 @@ def test_a_full_store_refuses_what_grows_whole_and_lets_the_rest_through(own_sto
     store.redis.config_set("maxmemory", "0")
     assert store.ask(COMMIT, commits[3]) == b"OK 4"
     store.redis.close()
+
+
+def test_a_session_that_expires_amid_a_claim_is_there_whole_or_not_at_all(store: Scripted) -> None:
+    """The claim sees it, keeps its time to live as it is, and writes."""
+    for at in range(200):
+        key, session = prepared(store, "free")
+        assert session
+        last = -(-store.now() // 1000) + 2 + at % 3
+        store.redis.pexpireat(key, last)
+        while store.now() < last * 1000 - 400:
+            pass
+        store.call(CLAIM, *(claim(new_key()) for _ in range(8)), claim(key, ttl_ms=0, found_epoch=session.owner.epoch))
+        assert set(store.fields(key)) in (set(), {*"ieopnhscxlmfu", "r0", "r1"}), at
