@@ -75,7 +75,10 @@ class Stream:
         self._next = 1
         x = np.random.default_rng(0).random(INPUTS, np.float32)
         self._inputs = [tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[INPUTS], data=x.tobytes())]
-        self._intended: list[float] = []
+        self._sent: list[tuple[float, int]] = []
+        """Of each message that has no answer yet: when it was to be sent, and in which round."""
+        self._round = 0
+        """Begins anew with each refusal: what was sent behind the refused message is refused, too."""
         self._obeys = obeys
         self._quiet_until = 0.0
         """Told to come again then: what is due before is not sent, and counts as not answered."""
@@ -88,7 +91,7 @@ class Stream:
 
     async def send(self, intended: float) -> None:
         """Sends the next timestep, which was to be sent at this time."""
-        self._intended.append(intended)
+        self._sent.append((intended, self._round))
         step, self._next = self._next, self._next + 1
         await self._call.write(pb.StreamRequest(timestep=pb.Timestep(step=step, inputs=self._inputs)))
 
@@ -97,13 +100,14 @@ class Stream:
         response = await self._call.read()
         if response is grpc.aio.EOF:
             raise EOFError
-        intended, now = self._intended.pop(0), time.monotonic()
+        (intended, sent_in), now = self._sent.pop(0), time.monotonic()
         counts = intended >= counted_from
         if response.WhichOneof("kind") == "reply":
             self.tally.good += counts and now - intended <= GOOD_SECONDS
             self.tally.late += counts and now - intended > GOOD_SECONDS
         else:
-            self._next = min(self._next, response.refused.step)
+            if sent_in == self._round:
+                self._next, self._round = response.refused.step, self._round + 1
             if self._obeys:
                 self._quiet_until = max(self._quiet_until, now + _retry_delay(response.refused.status))
             self.tally.refused += counts
@@ -129,7 +133,7 @@ class Stream:
         while due < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             self.tally.due += due >= counted_from
-            if len(self._intended) < WINDOW and due >= self._quiet_until:
+            if len(self._sent) < WINDOW and due >= self._quiet_until:
                 await self.send(due)
             due += interval
         await asyncio.sleep(GOOD_SECONDS)

@@ -190,7 +190,7 @@ class Admission:
             if now > self._delay_end + self._delay:  # nobody came: the overload is over
                 excess = 0.0
                 self._delay = self._target
-            self._delay *= min(2.0, max(0.5, math.sqrt(excess)))
+            self._delay *= min(8.0, max(0.5, math.sqrt(excess)))
             self._delay = min(LONGEST_DELAY, max(self._target, self._delay))
             self._delay_end = now + max(self._window, self._delay)
             self._refused = self._delay_done = 0
