@@ -32,8 +32,10 @@ def dial(server: Server) -> grpc.aio.Channel:
 
 
 async def ride(channel: grpc.aio.Channel, session_id: str, draw: random.Random) -> None:
-    """A stream with steps in flight that is cut off after a random number of turns of the event loop."""
-    turns = draw.choice([draw.randrange(20), draw.randrange(200), draw.randrange(1000)])
+    """A stream with steps in flight that is cut off after so many turns of the event loop, or so many answers."""
+    turns = draw.choice([0, draw.randrange(20), draw.randrange(200), draw.randrange(1000)])
+    answers = draw.randrange(1, 20) if draw.random() < 0.5 else 0
+    answered = asyncio.Event()
     stream = WireStream(channel)
 
     async def go() -> None:
@@ -41,12 +43,16 @@ async def ride(channel: grpc.aio.Channel, session_id: str, draw: random.Random) 
             await stream.open(session_id, create_token=session_id.encode().rjust(16))
             for step in range(1, 20):
                 await stream.send(pb.StreamRequest(timestep=timestep(step, number(step))))
-            for _ in range(1, 20):
+            for step in range(1, 20):
                 await stream.read()
+                if step == answers:
+                    answered.set()
         except (grpc.aio.AioRpcError, asyncio.CancelledError, asyncio.InvalidStateError):
             pass
 
     going = asyncio.create_task(go())
+    if answers:
+        await answered.wait()
     for _ in range(turns):
         await asyncio.sleep(0)
     stream.call.cancel()
