@@ -7,7 +7,7 @@ LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --c
 SOURCES := service cellwire models tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults soak mutants check format lint types floors protos stubs stubs-fresh lock clean
+.PHONY: help demo test test-faults soak bench-quick mutants check format lint types floors protos stubs stubs-fresh lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ test-faults: $(VENV)/dev ## every fault by itself, twenty rolling restarts, a sh
 
 soak: $(VENV)/dev ## the long proof, with its figures and their bars (about half an hour; ARGS="--help")
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
+
+bench-quick: $(VENV)/dev ## what a timestep costs against the bare transport, in two and a half minutes (ARGS="--help")
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 mutants: $(VENV)/dev ## which test catches which mutant of the session protocol (ARGS=--help)
 	@$(BIN)/python -m tests.mutants $(ARGS)
