@@ -43,9 +43,11 @@ class Batcher(Generic[Item, Result]):
         self.oldest_wait = 0.0
         """Seconds that the oldest item of the running batch had waited."""
         self._arrived = asyncio.Event()
+        self._event_loop: asyncio.AbstractEventLoop | None = None
         self._loop: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Batcher[Item, Result]":
+        self._event_loop = asyncio.get_running_loop()
         self._loop = asyncio.create_task(self._serve())
         return self
 
@@ -59,7 +61,9 @@ class Batcher(Generic[Item, Result]):
 
     def submit(self, item: Item, deadline: float = inf) -> asyncio.Future[Result]:
         """A future of the item's result; StepDeadline if the monotonic `deadline` passed before its batch was taken."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        # not asyncio.get_running_loop(), which before Python 3.12 asks for the process's id each time
+        loop = self._event_loop or asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
         if self._loop is None or self._loop.done():
             future.set_exception(_stopped())
         else:

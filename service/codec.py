@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
@@ -235,8 +235,7 @@ _REPLY_IN_STREAM = tag(cell_pb.StreamResponse.REPLY_FIELD_NUMBER)
 _OUTPUTS_IN_REPLY = tag(cell_pb.Reply.OUTPUTS_FIELD_NUMBER)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The answer to one message: its stored part is `step`, `h`, `timesteps` and `outputs` (serialized Outputs)."""
 
     step: int

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -54,23 +53,26 @@ class LiveStream:
         self._welcome_at = time.monotonic() + IN_TIME * seconds
         self._refused_priority = message.priority
 
-    async def await_welcome(self, message: pb.Timestep, received: float) -> None:
-        """Keeps who comes again before the time that it was told waiting until then, and sends it away unexecuted.
+    def is_early(self, message: pb.Timestep, received: float) -> bool:
+        """Whether it comes again before the time that was told, and matters no more than what was refused."""
+        return received < self._welcome_at and message.priority <= self._refused_priority
 
-        Who does not listen is slowed down to what its refusals may cost; and what piled up behind is late anyway. A
-        message that matters more than the refused one did is not early, and none waits beyond its own timeout.
+    async def hold_back(self, message: pb.Timestep, received: float) -> None:
+        """Keeps who comes too early waiting until it may come, and sends it away unexecuted.
+
+        Who does not listen is slowed down to what its refusals may cost; and what piled up behind is late anyway. None
+        waits beyond its own timeout.
 
         Raises:
             Overloaded: come again in the time that is left, if any.
         """
-        if received < self._welcome_at and message.priority <= self._refused_priority:
-            timeout = message.timeout  # not checked yet
-            patience = timeout.seconds + timeout.nanos / 1e9 if message.HasField("timeout") else inf
-            self.waiting = True
-            await asyncio.sleep(min(self._welcome_at - received, max(0.0, patience)))
-            self.waiting = False
-            left = max(0.0, self._welcome_at - time.monotonic())
-            raise Overloaded("this message came before the time that was told", retry_after=left)
+        timeout = message.timeout  # not checked yet
+        patience = timeout.seconds + timeout.nanos / 1e9 if message.HasField("timeout") else inf
+        self.waiting = True
+        await asyncio.sleep(min(self._welcome_at - received, max(0.0, patience)))
+        self.waiting = False
+        left = max(0.0, self._welcome_at - time.monotonic())
+        raise Overloaded("this message came before the time that was told", retry_after=left)
 
     def end(self, error: CellwireError) -> None:
         """Ends the stream with this error: now if it waits for a message, else behind the one in hand."""
@@ -183,7 +185,8 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                     received = time.monotonic()
                     step = request.timestep.step
                     if session.follows(step):
-                        await stream.await_welcome(request.timestep, received)
+                        if stream.is_early(request.timestep, received):
+                            await stream.hold_back(request.timestep, received)
                         session.cell.admission.check(request.timestep.priority)
                     reply = await session.step(self._timestep(request.timestep, session, received))
                     metrics.STEP_SECONDS.observe(time.monotonic() - received)
@@ -226,7 +229,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
 
         def decode(session: Session) -> Timestep:
             timestep = self._timestep(request.timestep, session, received)
-            return replace(timestep, deadline=min(timestep.deadline, deadline))
+            return timestep._replace(deadline=min(timestep.deadline, deadline))
 
         self._running_calls += 1
         try:

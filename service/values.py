@@ -6,9 +6,10 @@ little-endian bytes of one timestep of one session; shapes and dtypes stand once
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from math import inf, prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,10 +30,11 @@ class TensorSpec:
     batch_axis: int | None = 0
     """Where the graph has the batch; None: the graph has no batch axis for it."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one timestep of one session."""
-        return prod(self.shape) * self.dtype.itemsize
+    nbytes: int = field(init=False, repr=False, compare=False)
+    """Bytes of one timestep of one session."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nbytes", prod(self.shape) * self.dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,7 @@ Row = tuple[bytes, ...]
 """One timestep: the raw bytes of each input (or output), in the ModelSpec's order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timestep:
+class Timestep(NamedTuple):
     """A checked message: T consecutive timesteps, run whole or refused whole."""
 
     step: int
@@ -127,8 +128,7 @@ class Timestep:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CellWork:
+class CellWork(NamedTuple):
     """What a cell takes of one session: (state, inputs) of T >= 1 timesteps, more than one only with a time axis."""
 
     state: bytes
@@ -136,8 +136,7 @@ class CellWork:
     constants: Row = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CellResult:
+class CellResult(NamedTuple):
     """What a cell gives back: the next state and, for each timestep, its outputs followed by its gates."""
 
     state: bytes

@@ -189,7 +189,7 @@ def _resumed(cell: Cell) -> Check:
     work = inputs.travelled(1, steps=2)[0]
     unbroken = cell.run([work])[0]
     cell.run(inputs.travelled(1, steps=3))  # another session in between
-    resumed = cell.run([replace(work, state=bytes(bytearray(work.state)))])[0]
+    resumed = cell.run([work._replace(state=bytes(bytearray(work.state)))])[0]
     if isinstance(unbroken, CellwireError) or isinstance(resumed, CellwireError) or unbroken != resumed:
         return Check(name, "failed", "the same state and input give other bits the second time")
     return Check(name, "ok", f"{len(work.state)} bytes of state, bit for bit", len(work.state))

@@ -7,6 +7,7 @@ for a ring record, nothing (a lost reply is not a lost state). No pickle. Knows 
 import json
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import crc32
 
 from service.errors import CodecTooNew, StateCorrupt
@@ -44,8 +45,7 @@ def decode_state(spec: ModelSpec, blob: bytes) -> bytes:
     return state
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A committed message: its span, the digests around it, and the stored reply."""
 
     first: int

@@ -633,7 +633,7 @@ _STEPS = (
         "early-comer-served",
         "Who comes again before the time that was told is kept waiting: what it sends costs no more than refusals may.",
         "service/servicer.py",
-        "if received < self._welcome_at and message.priority <= self._refused_priority:",
+        "if stream.is_early(request.timestep, received):",
         "if False:",
         (f"{OVERLOAD}::test_who_comes_again_before_the_time_that_was_told_waits_and_is_sent_away",),
     ),
