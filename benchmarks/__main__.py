@@ -32,7 +32,6 @@ from models import cells
 HIDDEN, OUTPUTS = 128, 8
 STREAMS = (32, 128)
 CONNECTIONS = 8
-RESULTS = Path(__file__).parent / "results"
 
 app = typer.Typer(add_completion=False)
 
@@ -192,6 +191,7 @@ def main(
             "ratios": told,
             "measured": [asdict(each) for each in results],
         }
+        json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(report, indent=1) + "\n")
 
 
