@@ -42,7 +42,7 @@ test-faults: $(VENV)/dev ## every fault by itself, twenty rolling restarts, a sh
 soak: $(VENV)/dev ## the long proof, with its figures and their bars (about half an hour; ARGS="--help")
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
-bench-quick: $(VENV)/dev ## what a timestep costs against the bare transport, in two and a half minutes (ARGS="--help")
+bench-quick: $(VENV)/dev ## what a timestep costs against the bare transport, in about three minutes (ARGS="--help")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 mutants: $(VENV)/dev ## which test catches which mutant of the session protocol (ARGS=--help)
