@@ -17,7 +17,8 @@ closed    stream step
 regressed holder step reason                 the client was told that the store fell back to this step
 loss      holder session life step reason    the client was told that the session is lost
 left      holder why                         done, over (closed), lost, or stuck
-fault     what target loses ...              of the nemesis; `loses`: the store may have forgotten acknowledged writes
+fault     what target loses ...              of the nemesis; `loses`: the store may have forgotten acknowledged writes,
+                                             at that moment, or from an event with `began` to that with the same `ends`
 exited    target asked status
 settled   outcome count                      commits in doubt, asked again: executed or not
 census    name place count

@@ -3,7 +3,7 @@
 It judges nothing but the record itself; the rules are in `checker`.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,13 +87,26 @@ class Ledger:
         self.streams: dict[int, Stream] = {}
         self.strays: list[int] = []
         """Replies that nobody asked for."""
-        self._losses = [at for at, event in enumerate(events) if event.get("loses")]
+        self._loss_begins: list[int] = []
+        self._latest_end: list[int] = []
+        """Of the losses up to each of these, which may overlap: where the last of them ends."""
+        self._put_losses(events)
         for at, event in enumerate(events):
             self._put(at, event, models)
 
     def store_may_have_lost(self, since: int, until: int) -> bool:
         """Whether between these places the nemesis did what makes a store forget acknowledged writes."""
-        return bisect_left(self._losses, since) < bisect_right(self._losses, until)
+        begun = bisect_right(self._loss_begins, until)
+        return begun > 0 and self._latest_end[begun - 1] >= since
+
+    def _put_losses(self, events: Sequence[Event]) -> None:
+        """A fault is one moment, or lasts until the event that ends it; or to the end of the history."""
+        ends = {event["ends"]: at for at, event in enumerate(events) if "ends" in event}
+        for at, event in enumerate(events):
+            if event.get("loses"):
+                end = ends.get(event["began"], len(events)) if "began" in event else at
+                self._loss_begins.append(at)
+                self._latest_end.append(max([end, *self._latest_end[-1:]]))
 
     def _put(self, at: int, event: Event, models: Path) -> None:
         kind = event["k"]

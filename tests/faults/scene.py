@@ -5,8 +5,8 @@ On leaving, the clients get to their end and the checker judges all that happene
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,8 +52,18 @@ class Stage:
         return {event["reason"] for event in self.history.of("ended", "denied", "refused")}
 
     def may_lose(self, what: str) -> None:
-        """The store may forget acknowledged writes about now; to be said before and after what does it in a thread."""
+        """The store may forget acknowledged writes about now."""
         self.history.add("fault", what=what, target="store", loses=True)
+
+    @contextmanager
+    def losing(self, what: str) -> Iterator[None]:
+        """As `may_lose`, for all that happens within the block."""
+        began = len(self.history.events)
+        self.history.add("fault", what=what, target="store", loses=True, began=began)
+        try:
+            yield
+        finally:
+            self.history.add("fault", what=f"end of {what}", target="store", ends=began)
 
     async def answered(self, times: int = 3, longest: float = 30.0) -> None:
         """Returns once each session was answered so often from here on."""

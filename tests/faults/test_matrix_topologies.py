@@ -49,10 +49,9 @@ async def test_30_a_failover_by_sentinel_under_load(test_models: Path, tmp_path:
     with SentinelStore(children) as store:
         async with staged(test_models, tmp_path, children, store, direct=True) as on, written_down(store.sentinels, on):
             for _ in range(2):
-                on.may_lose("failover")
-                killed = await asyncio.to_thread(store.kill_primary)
-                on.may_lose("killed")
-                await asyncio.to_thread(store.wait_failover)
+                with on.losing("failover"):
+                    killed = await asyncio.to_thread(store.kill_primary)
+                    await asyncio.to_thread(store.wait_failover)
                 await on.answered(longest=60.0)
                 await asyncio.to_thread(store.restart, killed)
 
@@ -62,15 +61,13 @@ async def test_31_a_primary_that_wakes_and_believes_to_be_one_still(
 ) -> None:
     with SentinelStore(children) as store:
         async with staged(test_models, tmp_path, children, store, direct=True) as on, written_down(store.sentinels, on):
-            on.may_lose("failover")
-            woken = await asyncio.to_thread(store.pause_primary)
-            on.may_lose("paused")
-            await asyncio.to_thread(store.wait_failover)
+            with on.losing("failover"):
+                woken = await asyncio.to_thread(store.pause_primary)
+                await asyncio.to_thread(store.wait_failover)
             await on.answered(longest=60.0)
-            on.may_lose("old primary wakes")
-            woken.resume()
-            await eventually(lambda: _follows(woken), "the old primary to follow the new one")
-            on.may_lose("old primary follows")
+            with on.losing("old primary wakes"):
+                woken.resume()
+                await eventually(lambda: _follows(woken), "the old primary to follow the new one")
             await on.answered(longest=60.0)
 
 
@@ -99,14 +96,12 @@ async def test_33_a_cluster_whose_primary_is_displaced_or_dies_under_load(
         async with staged(test_models, tmp_path, children, store, streams=6, direct=True) as on:
             slot = store.slot(session_key("stage", "stream0").decode())
             for takeover in (False, True):
-                on.may_lose("failover")
                 primary = await asyncio.to_thread(store.owner, slot)
-                await asyncio.to_thread(partial(store.failover, primary, takeover=takeover))
-                on.may_lose("failed over")
+                with on.losing("failover"):
+                    await asyncio.to_thread(partial(store.failover, primary, takeover=takeover))
                 await on.answered(longest=60.0)
-            on.may_lose("failover")
             killed = await asyncio.to_thread(store.owner, slot)
-            promoted = await asyncio.to_thread(store.kill, killed)
-            on.may_lose("killed")
-            await asyncio.to_thread(store.wait_failover, promoted)
+            with on.losing("failover"):
+                promoted = await asyncio.to_thread(store.kill, killed)
+                await asyncio.to_thread(store.wait_failover, promoted)
             await on.answered(longest=60.0)
