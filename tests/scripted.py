@@ -2,7 +2,6 @@
 
 import hashlib
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,19 @@ from redis.exceptions import NoScriptError
 
 from service.store.keys import session_key
 from service.store.records import Record, encode_record
-from service.store.scripts import CLAIM, Claim, Close, Commit, Granted, Heartbeat, Item, Owner, Release, claim_answer
+from service.store.scripts import (
+    CLAIM,
+    Claim,
+    Close,
+    Commit,
+    Granted,
+    Heartbeat,
+    Item,
+    Owner,
+    Release,
+    arguments,
+    claim_answer,
+)
 from service.store.scripts import Script as LuaScript
 from service.values import Mode
 from tests.access import as_service
@@ -124,12 +135,12 @@ class Scripted:
 
     def call(self, script: LuaScript, *items: Item) -> list[Answer]:
         """The answer to each item."""
-        arguments: Sequence[bytes] = [*(item.key for item in items), b"tag", *(item.pack() for item in items)]
+        command = [script.sha, len(items), *(item.key for item in items), b"tag", *arguments(items)]
         try:
-            answer = self._service.evalsha(script.sha, len(items), *arguments)
+            answer = self._service.evalsha(*command)
         except NoScriptError:
             self._service.script_load(script.source)
-            answer = self._service.evalsha(script.sha, len(items), *arguments)
+            answer = self._service.evalsha(*command)
         assert answer[0] == b"tag"
         results: list[Answer] = answer[1:]
         assert len(results) == len(items)

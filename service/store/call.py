@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 from service import metrics
 from service.errors import StoreUnavailable
 from service.store.endpoint import Node
-from service.store.scripts import Claim, Close, Commit, Item, Kill, Script
+from service.store.scripts import Claim, Close, Commit, Item, Kill, Script, arguments
 from service.store.wire import Command
 
 Answer = bytes | list[bytes]
@@ -56,7 +56,8 @@ class Call:
         self.items = items
         self.tag = secrets.token_bytes(8)
         keys = [item.key for _, item in items]
-        self.command: Command = (b"EVALSHA", self.script.sha, len(keys), *keys, self.tag, *(i.pack() for _, i in items))
+        packed = arguments([item for _, item in items])
+        self.command: Command = (b"EVALSHA", self.script.sha, len(keys), *keys, self.tag, *packed)
         self.replicas = max(_replicas(item) for _, item in items)
 
     def is_answered_by(self, answer: object) -> bool:

@@ -34,11 +34,9 @@ KILL = Script("kill")
 PEEK = Script("peek")
 SCRIPTS = (CLAIM, COMMIT, HEARTBEAT, RELEASE, CLOSE, KILL, PEEK)
 
-_HEAD = struct.Struct("<16s16s16s16s")
 _OWNER = struct.Struct("<16s16s")
-_TIMES = struct.Struct("<IIH")
+_COMMIT = struct.Struct("<16s16s16s16sIIHH")
 _LENGTH = struct.Struct("<I")
-_COUNT = struct.Struct("<H")
 
 
 def _short(text: bytes) -> bytes:
@@ -85,21 +83,11 @@ class Commit(NamedTuple):
         return self.owner.key
 
     def pack(self) -> bytes:
-        """As commit.lua unpacks it."""
+        """As commit.lua unpacks it: without its state and records."""
         owner = self.owner
-        return b"".join(
-            (
-                _HEAD.pack(owner.incarnation, owner.nonce, self.h_from, self.h_to),
-                _number(owner.epoch),
-                _number(self.n_from),
-                _number(self.n_to),
-                _TIMES.pack(self.ttl_ms, self.lease_ms, self.ring),
-                _LENGTH.pack(len(self.state)),
-                self.state,
-                _COUNT.pack(len(self.records)),
-                *map(_long, self.records),
-            )
-        )
+        times = self.ttl_ms, self.lease_ms, self.ring, len(self.records)
+        head = _COMMIT.pack(owner.incarnation, owner.nonce, self.h_from, self.h_to, *times)
+        return head + _number(owner.epoch) + _number(self.n_from) + _number(self.n_to)
 
 
 class Heartbeat(NamedTuple):
@@ -248,6 +236,18 @@ class Claim:
 _NO_POINT = ResumePoint(Checkpoint(0, b""), 0)
 
 Item = Claim | Commit | Heartbeat | Release | Close | Kill | Peek
+
+
+def arguments(items: Sequence[Item]) -> list[bytes]:
+    """ARGV behind the tag: each item packed, then the state and the records of each commit.
+
+    They stand apart because Lua copies and hashes whatever it cuts out of an item.
+    """
+    packed = [item.pack() for item in items]
+    for item in items:
+        if isinstance(item, Commit):
+            packed += (item.state, *item.records)
+    return packed
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ local function ring_of(key, ring)
   for slot = 1, ring do
     names[slot] = 'r' .. (slot - 1)
   end
-  return redis.call('HMGET', key, unpack(names))
+  return call('HMGET', key, unpack(names))
 end
 
 -- h of a step, from the checkpoint or the ring; nil when the ring no longer has it.
@@ -80,11 +80,11 @@ return each(function(key, item)
     local e = new_epoch(k and k.e)
     local displaced = k and k.e or '0'
     if k then
-      redis.call('DEL', key)
+      call('DEL', key)
     end
-    redis.call('HSET', key, 'i', i, 'e', e, 'o', o, 'p', displaced, 'n', '0', 'h', h0, 's', s0, 'c', '0', 'x', x,
-      'm', name .. '/' .. version .. '/' .. digest, 'l', decimal(now + lease), 'f', f, 'u', decimal(now))
-    redis.call('PEXPIRE', key, ttl)
+    call('HSET', key, 'i', i, 'e', e, 'o', o, 'p', displaced, 'n', '0', 'h', h0, 's', s0, 'c', '0', 'x', x,
+      'm', name .. '/' .. version .. '/' .. digest, 'l', at(lease), 'f', f, 'u', at(0))
+    call('PEXPIREAT', key, at(ttl))
     return granted('created')
   end
 
@@ -162,6 +162,6 @@ return each(function(key, item)
   end
   local e = new_epoch(k.e)
   keep(key, ttl)
-  redis.call('HSET', key, 'e', e, 'o', o, 'p', k.e, 'l', decimal(now + lease), 'u', decimal(now))
+  call('HSET', key, 'e', e, 'o', o, 'p', k.e, 'l', at(lease), 'u', at(0))
   return granted(leased and 'displaced' or 'resumed')
 end)

@@ -6,7 +6,7 @@ return each(function(key, item)
   local i, o, e, n, tombstone = struct.unpack('<c16c16Bc0Bc0I4', item)
   local k = read(key, 'i', 'e', 'o', 'p', 'n', 'c', 'f')
   if k and is_closed(k.f) and not fence(k, i, e, o) then
-    redis.call('PEXPIRE', key, tombstone)
+    call('PEXPIREAT', key, at(tombstone))
     return 'DUPLICATE ' .. k.n
   end
   local refused = refusal(key, k, i, e, o)
@@ -19,7 +19,7 @@ return each(function(key, item)
     return 'CONFLICT ' .. k.n
   end
   drop_payload(key)
-  redis.call('HSET', key, 'f', k.f .. 'c', 'l', '0', 'u', decimal(now))
-  redis.call('PEXPIRE', key, tombstone)
+  call('HSET', key, 'f', k.f .. 'c', 'l', '0', 'u', at(0))
+  call('PEXPIREAT', key, at(tombstone))
   return 'OK ' .. n
 end)

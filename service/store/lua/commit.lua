@@ -1,32 +1,47 @@
 -- commit: only the current claim may write, and only onto the step and digest that it computed from. A commit of many
 -- messages puts each one's record into the ring.
 -- OK n | DUPLICATE n (it is there already) | FENCED e p | MISMATCH n | CLOSED n | GONE | ERROR code
--- It never creates a key. Every accepting path writes (PEXPIRE), so that a WAIT after it covers it. A lease that was
+-- It never creates a key. Every accepting path writes (PEXPIREAT), so that a WAIT after it covers it. A lease that was
 -- released stays so: a late copy would hold it for nobody.
+-- Behind the items stand each commit's state and records: cut out of an item they would be copied and hashed again.
 
-return each(function(key, item)
-  local i, o, h_from, h_to, e, n_from, n_to, ttl, lease, ring, state, records, at =
-    struct.unpack('<c16c16c16c16Bc0Bc0Bc0I4I4I2I4c0I2', item)
+local unpack, unpack_item = unpack, struct.unpack
+local blobs = 1 + #KEYS
+
+-- What a commit is told that does not fit onto what is stored.
+local function refused(key, i, o, e, n_to, h_to, ttl)
   local k = read(key, 'i', 'e', 'o', 'p', 'n', 'h', 'c', 'f', 'l')
-  local refused = refusal(key, k, i, e, o)
-  if refused then
-    return refused
+  local why = refusal(key, k, i, e, o)
+  if why then
+    return why
   end
   if k.n == n_to and k.h == h_to then
-    redis.call('PEXPIRE', key, ttl)
+    call('PEXPIREAT', key, at(ttl))
     return 'DUPLICATE ' .. n_to
   end
-  if k.n ~= n_from or k.h ~= h_from then
-    return 'MISMATCH ' .. k.n
+  return 'MISMATCH ' .. k.n
+end
+
+return each(function(key, item)
+  local i, o, h_from, h_to, ttl, lease, ring, records, e, n_from, n_to =
+    unpack_item('<c16c16c16c16I4I4I2I2Bc0Bc0Bc0', item)
+  local state = blobs + 1
+  blobs = state + records
+  local its_i, its_e, its_o, n, h, c, l, f = unpack(call('HMGET', key, 'i', 'e', 'o', 'n', 'h', 'c', 'l', 'f'))
+  -- What equals the caller's own is sound; only the rest is looked at.
+  local owned = its_i == i and its_e == e and its_o == o and (f == '' or not is_closed(f))
+  local fits = n == n_from and h == h_from and is_number(c) and is_number(l)
+  if not owned or not fits then
+    return refused(key, i, o, e, n_to, h_to, ttl)
   end
-  local count = tonumber(k.c)
-  local deadline = lease > 0 and k.l ~= '0' and decimal(now + lease) or '0'
-  local fields = { 'n', n_to, 'h', h_to, 's', state, 'c', decimal(count + records), 'l', deadline, 'u', decimal(now) }
-  for message = count, count + records - 1 do
-    fields[#fields + 1] = 'r' .. message % ring
-    fields[#fields + 1], at = struct.unpack('<I4c0', item, at)
+  local count = c + 0
+  local written = { format('r%d', count % ring), ARGV[state + 1] }
+  for message = 1, records - 1 do
+    written[#written + 1] = format('r%d', (count + message) % ring)
+    written[#written + 1] = ARGV[state + 1 + message]
   end
-  redis.call('HSET', key, unpack(fields))
-  redis.call('PEXPIRE', key, ttl)
+  call('HSET', key, 'n', n_to, 'h', h_to, 's', ARGV[state], 'c', decimal(count + records),
+    'l', lease > 0 and l ~= '0' and at(lease) or '0', 'u', at(0), unpack(written))
+  call('PEXPIREAT', key, at(ttl))
   return 'OK ' .. n_to
 end)

@@ -9,10 +9,10 @@ return each(function(key, item)
   if refused then
     return refused
   end
-  -- PEXPIRE first: after it the HSET, which adds nothing, is allowed even when memory is full.
-  redis.call('PEXPIRE', key, ttl)
+  -- PEXPIREAT first: after it the HSET, which adds nothing, is allowed even when memory is full.
+  call('PEXPIREAT', key, at(ttl))
   if k.l ~= '0' then
-    redis.call('HSET', key, 'l', decimal(now + lease), 'u', decimal(now))
+    call('HSET', key, 'l', at(lease), 'u', at(0))
   end
   return 'OK'
 end)

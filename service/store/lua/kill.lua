@@ -13,7 +13,7 @@ return each(function(key, item)
   end
   local e = new_epoch(k.e)
   drop_payload(key)
-  redis.call('HSET', key, 'e', e, 'o', '', 'p', k.e, 'f', k.f .. 'c', 'l', '0', 'u', decimal(now))
-  redis.call('PEXPIRE', key, tombstone)
+  call('HSET', key, 'e', e, 'o', '', 'p', k.e, 'f', k.f .. 'c', 'l', '0', 'u', at(0))
+  call('PEXPIREAT', key, at(tombstone))
   return 'OK ' .. k.n
 end)

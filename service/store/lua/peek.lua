@@ -7,6 +7,6 @@ return each(function(key)
     return 'GONE'
   end
   local left = math.max(0, tonumber(k.l) - now)
-  return { 'OK', k.i, k.e, k.n, k.h, k.m, k.f, decimal(left), k.u, decimal(redis.call('PTTL', key)),
-    decimal(redis.call('HSTRLEN', key, 's')) }
+  return { 'OK', k.i, k.e, k.n, k.h, k.m, k.f, decimal(left), k.u, decimal(call('PTTL', key)),
+    decimal(call('HSTRLEN', key, 's')) }
 end)

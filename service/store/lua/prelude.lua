@@ -1,6 +1,9 @@
 -- Stands before every script. KEYS are sessions; ARGV[1] is the caller's tag; ARGV[1 + k] is the packed item of KEYS[k].
 -- The answer is {tag, result of each item}. An error of one item is that item's result: its neighbours go on.
 -- Steps, epochs and counts are decimal strings: Lua would print 2^53-1 as 9.0e+15.
+-- Redis runs nothing else meanwhile: what each item needs is looked up once, and text that many need is made once.
+
+local call, pcall, find, format = redis.call, pcall, string.find, string.format
 
 local function each(act)
   local answer = { ARGV[1] }
@@ -15,12 +18,24 @@ local function each(act)
   return answer
 end
 
+-- '%d' is the quicker one, and good for a C long, which may have 32 bits.
 local function decimal(number)
-  return string.format('%.0f', number)
+  return format(number < 2 ^ 31 and '%d' or '%.0f', number)
 end
 
-local time = redis.call('TIME')
+local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- The time in so many milliseconds, as text.
+local times = {}
+local function at(milliseconds)
+  local text = times[milliseconds]
+  if not text then
+    text = decimal(now + milliseconds)
+    times[milliseconds] = text
+  end
+  return text
+end
 
 -- Steps, epochs and counts are below: beyond it a double counts no more.
 local LIMIT = 2 ^ 53
@@ -35,7 +50,7 @@ local function new_epoch(e)
 end
 
 local function is_closed(f)
-  return f and string.find(f, 'c', 1, true)
+  return f and find(f, 'c', 1, true)
 end
 
 -- nil for the current claim, otherwise what the caller is told. Equality: after a failover two owners can hold one epoch.
@@ -53,30 +68,35 @@ end
 local MOMENT = 100
 local function keep(key, ttl)
   if ttl > 0 then
-    redis.call('PEXPIRE', key, ttl)
+    call('PEXPIREAT', key, at(ttl))
   else
-    local at = redis.call('PEXPIRETIME', key)
-    if at > 0 then
-      redis.call('PEXPIREAT', key, decimal(math.max(at, now + MOMENT)))
+    local expires = call('PEXPIRETIME', key)
+    if expires > 0 then
+      call('PEXPIREAT', key, decimal(math.max(expires, now + MOMENT)))
     end
   end
 end
 
--- True for a value that this protocol may have written: 16 bytes, a number as `decimal` writes it, or, of other fields,
--- anything.
+-- True for a number as `decimal` writes it; a field that is not there is none.
+local function is_number(value)
+  return value == '0'
+    or value and find(value, '^[1-9]%d*$') and (#value < 16 or #value == 16 and tonumber(value) < LIMIT)
+end
+
+-- True for a value that this protocol may have written: 16 bytes, a number, or, of other fields, anything.
 local function sound(name, value)
   if name == 'i' or name == 'h' then
     return #value == 16
-  elseif string.find('encplu', name, 1, true) then
-    return string.find(value, '^%d+$') and value == decimal(value) and tonumber(value) < LIMIT
+  elseif find('encplu', name, 1, true) then
+    return is_number(value)
   end
   return true
 end
 
 -- The fields of a session by name, or nil. A hash that this protocol did not write is refused before it is written to.
 local function read(key, ...)
-  local values = redis.call('HMGET', key, ...)
-  if not values[1] and redis.call('EXISTS', key) == 0 then
+  local values = call('HMGET', key, ...)
+  if not values[1] and call('EXISTS', key) == 0 then
     return nil
   end
   local k = {}
@@ -107,22 +127,22 @@ local RECORD_HEAD = 48
 -- Drops what a closed session no longer needs: its state, its options, and all records but the last, whose step or
 -- close may be asked again.
 local function drop_payload(key)
-  local fields = redis.call('HKEYS', key)
+  local fields = call('HKEYS', key)
   local last = nil
   for _, name in ipairs(fields) do
     local record = string.match(name, '^r%d+$')
     if name == 's' or name == 'x' then
-      redis.call('HDEL', key, name)
+      call('HDEL', key, name)
     elseif record then
-      local body = redis.call('HGET', key, name)
+      local body = call('HGET', key, name)
       local step = #body >= RECORD_HEAD and select(2, struct.unpack('<I8I8', body)) or 0
       if not last or step > last.step then
         if last then
-          redis.call('HDEL', key, last.name)
+          call('HDEL', key, last.name)
         end
         last = { name = name, step = step }
       else
-        redis.call('HDEL', key, name)
+        call('HDEL', key, name)
       end
     end
   end

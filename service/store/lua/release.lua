@@ -8,6 +8,6 @@ return each(function(key, item)
     return refused
   end
   keep(key, ttl)
-  redis.call('HSET', key, 'l', '0', 'u', decimal(now))
+  call('HSET', key, 'l', '0', 'u', at(0))
   return 'OK'
 end)
