@@ -29,7 +29,7 @@ return each(function(key, item)
   blobs = state + records
   local its_i, its_e, its_o, n, h, c, l, f = unpack(call('HMGET', key, 'i', 'e', 'o', 'n', 'h', 'c', 'l', 'f'))
   -- What equals the caller's own is sound; only the rest is looked at.
-  local owned = its_i == i and its_e == e and its_o == o and (f == '' or not is_closed(f))
+  local owned = its_i == i and its_e == e and its_o == o and not is_closed(f)
   local fits = n == n_from and h == h_from and is_number(c) and is_number(l)
   if not owned or not fits then
     return refused(key, i, o, e, n_to, h_to, ttl)

@@ -619,6 +619,26 @@ def test_a_poisoned_key_does_not_stop_its_neighbours(store: Scripted, script: Sc
     assert store.redis.get(poisoned) == b"not a hash"
 
 
+def test_each_commit_of_a_call_writes_its_own_state_and_records(store: Scripted) -> None:
+    """However many records its neighbours have, also those that are refused."""
+    sessions = [store.claimed(claim(new_key())) for _ in range(5)]
+    poisoned = new_key()
+    store.redis.set(poisoned, "not a hash")
+    sessions[1] = Held(sessions[1].owner._replace(key=poisoned), 0, sessions[1].h)
+    sessions[3] = Held(sessions[3].owner._replace(nonce=new_nonce()), 0, sessions[3].h)
+    counts = (2, 2, 1, 3, 2)
+    commits = [
+        session.commit(f"inputs {at}", messages=count, state=b"state of %d" % at)
+        for at, (session, count) in enumerate(zip(sessions, counts, strict=True))
+    ]
+    answers = store.call(COMMIT, *commits)
+    assert [answer[:5] for answer in answers] == [b"OK 2", b"ERROR", b"OK 1", b"FENCE", b"OK 2"]
+    for at in (0, 2, 4):
+        fields = store.fields(commits[at].key)
+        assert fields["s"] == commits[at].state
+        assert [fields[f"r{slot}"] for slot in range(counts[at])] == list(commits[at].records)
+
+
 def test_a_full_store_refuses_what_grows_whole_and_lets_the_rest_through(own_store: EmbeddedStore) -> None:
     store = Scripted(own_store.url)
     sessions = [advanced(store, new_key()) for _ in range(4)]

@@ -177,6 +177,16 @@ def test_a_number_that_no_script_writes_is_corrupt(store: Scripted, what: str, f
         assert store.seen(session.owner.key) == was
 
 
+@pytest.mark.parametrize("field", ["c", "l"])
+def test_a_commit_looks_at_what_it_replaces(store: Scripted, field: str) -> None:
+    session = advanced(store)
+    for value in (None, *(odd for odd in ODD_NUMBERS if not number(odd))):
+        damaged(store, session.owner.key, {field: value})
+        was = store.seen(session.owner.key)
+        assert (store.ask(COMMIT, session.commit()), value) == (b"ERROR CORRUPT", value)
+        assert store.seen(session.owner.key) == was
+
+
 @pytest.mark.parametrize("what", ["claim", "claim by its id", "claim by another", "kill"])
 def test_after_the_last_epoch_there_is_none(store: Scripted, what: str) -> None:
     script, make = ITEMS[what]
