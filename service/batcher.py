@@ -8,16 +8,31 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from service import tasks
 from service.errors import CellwireError, Draining, StepDeadline
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Answer = TypeVar("Answer", contravariant=True)
+
+
+class Waiter(Protocol[Answer]):
+    """Who waits for a result: a future, or whatever is resumed like one."""
+
+    def done(self) -> bool:
+        """True: it waits no more."""
+
+    def set_result(self, result: Answer, /) -> None:
+        """The result."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Why there is none."""
+
 
 LINGER_TURNS = 4
-_Waiting = tuple[Item, asyncio.Future[Result], float, float, float]
+_Waiting = tuple[Item, Waiter[Result], float, float, float]
 """An item, its waiter, its cost, when it came, and until when it may be taken."""
 
 
@@ -64,13 +79,19 @@ class Batcher(Generic[Item, Result]):
         # not asyncio.get_running_loop(), which before Python 3.12 asks for the process's id each time
         loop = self._event_loop or asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        if self._loop is None or self._loop.done():
-            future.set_exception(_stopped())
-        else:
-            # Costed here: an item that cannot be is its submitter's error and not the loop's.
-            self._waiting.append((item, future, self._cost(item), time.monotonic(), deadline))
-            self._arrived.set()
+        self.put(item, future, deadline)
         return future
+
+    def put(self, item: Item, waiter: Waiter[Result], deadline: float = inf) -> None:
+        """As `submit`, for a waiter of one's own."""
+        if self._loop is None or self._loop.done():
+            waiter.set_exception(_stopped())
+            return
+        # Costed here: an item that cannot be is its submitter's error and not the loop's.
+        waiting = (item, waiter, self._cost(item), time.monotonic(), deadline)
+        if not self._waiting:
+            self._arrived.set()
+        self._waiting.append(waiting)
 
     async def _serve(self) -> None:
         try:
@@ -98,10 +119,10 @@ class Batcher(Generic[Item, Result]):
         now = time.monotonic()
         while self._waiting and len(batch) < self._max_items:
             waiting = self._waiting[0]
-            _, future, its_cost, _, deadline = waiting
-            if future.done() or deadline < now:
+            _, waiter, its_cost, _, deadline = waiting
+            if waiter.done() or deadline < now:
                 self._waiting.popleft()
-                _fail([future], _late())
+                _fail([waiter], _late())
                 continue
             cost += its_cost
             if batch and cost > self._max_cost:
@@ -115,29 +136,30 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
-        futures = [future for _, future, *_ in batch]
+        waiters = [waiter for _, waiter, *_ in batch]
         try:
             results = await self._run([item for item, *_ in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")
         except CellwireError as error:
-            _fail(futures, error)
+            _fail(waiters, error)
         except BaseException as error:
-            _fail(futures, _stopped() if isinstance(error, asyncio.CancelledError) else error)
+            _fail(waiters, _stopped() if isinstance(error, asyncio.CancelledError) else error)
             if not isinstance(error, Exception):
                 raise
         else:
-            for future, result in zip(futures, results, strict=True):
-                if future.done():
+            for waiter, result in zip(waiters, results, strict=True):
+                if waiter.done():
                     continue
                 if isinstance(result, CellwireError):
-                    future.set_exception(result)
+                    waiter.set_exception(result)
                 else:
-                    future.set_result(result)
+                    waiter.set_result(result)
 
     def _fail_waiting(self) -> None:
-        _fail([future for _, future, *_ in self._waiting], _stopped())
+        waiting = [waiter for _, waiter, *_ in self._waiting]
         self._waiting.clear()
+        _fail(waiting, _stopped())
 
 
 def _late() -> CellwireError:
@@ -148,7 +170,7 @@ def _stopped() -> CellwireError:
     return Draining("the replica is stopping")
 
 
-def _fail(futures: list[asyncio.Future[Result]], error: BaseException) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)
+def _fail(waiters: Sequence[Waiter[Result]], error: BaseException) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(error)

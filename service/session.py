@@ -6,9 +6,11 @@ Knows neither gRPC nor Redis; states and digests are opaque bytes here.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from math import inf
+from typing import Any
 
 import structlog
 
@@ -43,6 +45,7 @@ from service.store.scripts import Close, Commit, Granted, Heartbeat, Owner
 from service.store.store import Write
 from service.tail import Tail, TailTerms
 from service.values import CellWork, Checkpoint, ModelSpec, Row, Timestep, chain
+from service.way import Stop, Way
 
 logger = structlog.get_logger(__name__)
 
@@ -106,6 +109,8 @@ class Session:
         self._terms = terms
         self._writes = writes
         self._encode = cell.encoder(self.options.outputs)
+        self._constants = self.options.constants
+        self._loop = asyncio.get_running_loop()
         at = Checkpoint(granted.step, granted.h)
         self.tail = Tail(terms.tail, at, self._write, self.lose) if write_behind else None
         """In write-behind: what is answered and not in the store."""
@@ -115,7 +120,19 @@ class Session:
         return step in (0, self.step_number + 1)
 
     async def step(self, timestep: Timestep, lease_ms: int | None = None) -> Reply:
-        """Advances the session by one message, exactly once.
+        """As `start`: the reply, or its error is raised. Cancelled, it leaves the message where it is."""
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+        way = self.start(timestep, partial(_settle, reply), lease_ms)
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            way.leave()
+            raise
+
+    def start(
+        self, timestep: Timestep, answered: Callable[[Reply | BaseException], None], lease_ms: int | None = None
+    ) -> Way[Reply]:
+        """Advances the session by one message, exactly once; `answered` is called once, maybe at once.
 
         1. A message that was committed before is answered from the ring; one that does not follow is refused. Only
            the next one may be refused for load.
@@ -123,78 +140,72 @@ class Session:
         3. The checkpoint is committed, in a batch with other sessions; in write-behind it will be.
         4. The checkpoint is adopted and the reply returned.
 
-        Raises:
+        Answers:
             StepGap, StepConflict, StepTooOld, Overloaded, Quota, StepDeadline, NonFinite, ModelFailed, StoreFull:
                 refused, nothing has changed.
             CellwireError: any other; the Session has ended.
         """
+        return Way(self._step(timestep, lease_ms), answered)
+
+    def _step(self, timestep: Timestep, lease_ms: int | None) -> Generator[Stop, Any, Reply]:
         if self.ended:
             raise self.ended
         # 1
+        rows = timestep.rows
         first = timestep.step or self.step_number + 1
         if first != self.step_number + 1:
             return self._replay(first, timestep)
-        with self.cell.admission.step(timestep.priority, len(timestep.rows)):
-            return await self._advance(first, timestep, lease_ms)
+        with self.cell.admission.step(timestep.priority, len(rows)):
+            last = self.step_number + len(rows)
+            h = self._digest(self.h, timestep)
+            # 2
+            if self.tail and not self.tail.has_room(len(rows)):
+                yield self.tail, len(rows), inf
+            failpoints.hit("before_run")
+            result = yield (
+                self.cell.batcher,
+                CellWork(self.state, self._at_once(rows), self._constants),
+                timestep.deadline,
+            )
+            state, outputs = result.state, result.rows
+            for row in rows[len(outputs) :]:  # it is being run: no deadline now
+                result = yield self.cell.batcher, CellWork(state, (row,), self._constants), inf
+                state, outputs = result.state, outputs + result.rows
+            failpoints.hit("after_run")
+            record = Record(first, last, self.h, h, timestep.timesteps, self._encode(timestep.timesteps, outputs))
+            # 3
+            if self.tail:
+                if self.ended:
+                    raise self.ended
+                self.tail.add(record, state)
+                degraded = self.tail.degraded
+            else:
+                commit = self._commit(Checkpoint(self.step_number, self.h), (record,), state, lease_ms)
+                try:
+                    degraded = (yield self._writes, commit, inf).degraded
+                except StoreFull:
+                    raise
+                except BaseException as error:  # also when nobody waits any more
+                    self.end(error if isinstance(error, CellwireError) else None)
+                    raise
+                failpoints.hit("after_reply")
+            # 4
+            self.step_number, self.h, self.state = last, h, state
+            self.ring.append(record)
+            return self._reply(record, degraded=degraded)
 
-    async def _advance(self, first: int, timestep: Timestep, lease_ms: int | None) -> Reply:
-        """From 2 on: the message is the next one and was admitted."""
-        last = self.step_number + len(timestep.rows)
-        h = self._digest(self.h, timestep)
-        # 2
-        if self.tail:
-            await self.tail.room(len(timestep.rows))
-        failpoints.hit("before_run")
-        state, outputs = await self._run(timestep)
-        failpoints.hit("after_run")
-        record = Record(first, last, self.h, h, timestep.timesteps, self._encode(timestep.timesteps, outputs))
-        # 3
-        degraded = await self._keep(record, state, lease_ms)
-        # 4
-        self.step_number, self.h, self.state = last, h, state
-        self.ring.append(record)
-        return self._reply(record, degraded=degraded)
+    def _at_once(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        """The timesteps of a message that one run takes: all of them where the graph has a time axis."""
+        return rows if self.cell.spec.time_axis is not None else rows[:1]
 
-    async def _run(self, timestep: Timestep) -> tuple[bytes, list[Row]]:
-        """All timesteps of the message: in one run where the graph has a time axis, else one by one."""
-        submit, constants, state = self.cell.batcher.submit, self.options.constants, self.state
-        if self.cell.spec.time_axis is not None or len(timestep.rows) == 1:
-            result = await submit(CellWork(state, timestep.rows, constants), timestep.deadline)
-            return result.state, list(result.rows)
-        outputs: list[Row] = []
-        for row in timestep.rows:
-            # once the first has entered a batch the message is being run: no deadline then
-            result = await submit(CellWork(state, (row,), constants), inf if outputs else timestep.deadline)
-            state = result.state
-            outputs.extend(result.rows)
-        return state, outputs
+    def _write(self, at: Checkpoint, records: tuple[Record, ...], state: bytes) -> "asyncio.Future[Written]":
+        """Sends the commit of the tail."""
+        return self._writes.submit(self._commit(at, records, state, None))
 
-    async def _keep(self, record: Record, state: bytes, lease_ms: int | None) -> bool:
-        """Puts the checkpoint after `record` into the store; in write-behind, into the tail.
-
-        True: fewer replicas of the store hold it than were asked for, or held what was last written.
-        """
-        if self.tail:
-            if self.ended:
-                raise self.ended
-            self.tail.add(record, state)
-            return self.tail.degraded
-        try:
-            written = await self._write(Checkpoint(self.step_number, self.h), (record,), state, lease_ms)
-        except StoreFull:
-            raise
-        except BaseException as error:
-            self.end(error if isinstance(error, CellwireError) else None)
-            raise
-        failpoints.hit("after_reply")
-        return written.degraded
-
-    def _write(
-        self, at: Checkpoint, records: tuple[Record, ...], state: bytes, lease_ms: int | None = None
-    ) -> "asyncio.Future[Written]":
-        """Sends the commit of messages that follow the checkpoint `at`, with the state after the last of them."""
+    def _commit(self, at: Checkpoint, records: tuple[Record, ...], state: bytes, lease_ms: int | None) -> Commit:
+        """Of messages that follow the checkpoint `at`, with the state after the last of them; it is sent now."""
         self.last_write = time.monotonic()
-        commit = Commit(
+        return Commit(
             self.owner,
             at.step,
             at.h,
@@ -207,7 +218,6 @@ class Session:
             self._terms.ring,
             self.replicas,
         )
-        return self._writes.submit(commit)
 
     def _digest(self, h: bytes, timestep: Timestep) -> bytes:
         for row in timestep.rows:
@@ -323,3 +333,12 @@ class Session:
             logger.info("session.lost", session_id=self.session_id, epoch=self.owner.epoch, reason=error.reason)
             if self.on_lost:
                 self.on_lost(error)
+
+
+def _settle(reply: "asyncio.Future[Reply]", answer: Reply | BaseException) -> None:
+    if reply.done():
+        return
+    if isinstance(answer, BaseException):
+        reply.set_exception(answer)
+    else:
+        reply.set_result(answer)

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from service.batcher import Waiter
 from service.errors import CellwireError, StoreFull, StoreUnavailable
 from service.store.outcome import Written
 from service.store.records import Record
@@ -52,6 +53,8 @@ class Tail:
         """After the last of the records."""
         self._flying: asyncio.Future[Written] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting: tuple[int, Waiter[None]] | None = None
+        """For room: a session runs one message at a time."""
 
     @property
     def _steps(self) -> int:
@@ -66,10 +69,14 @@ class Tail:
         else:
             self._flush_later()
 
-    async def room(self, steps: int) -> None:
-        """Returns once the session may go on by so many steps, or the tail was lost."""
-        while self._records and self._steps + steps > self._terms.most:
-            await self._written()
+    def has_room(self, steps: int) -> bool:
+        """Whether the session may go on by so many steps now."""
+        return not self._records or self._steps + steps <= self._terms.most
+
+    def put(self, item: int, waiter: Waiter[None], _: float) -> None:
+        """Answers the waiter once the session may go on by `item` steps, or the tail was lost."""
+        self._waiting = item, waiter
+        self._flush()
 
     async def settled(self) -> None:
         """Returns once the tail is in the store, or was lost."""
@@ -112,7 +119,21 @@ class Tail:
                 self._flush()
             elif self._records:
                 self._flush_later()
+            self._let_go_on()
+
+    def _let_go_on(self) -> None:
+        if self._waiting is None:
+            return
+        steps, waiter = self._waiting
+        if waiter.done():
+            self._waiting = None
+        elif self.has_room(steps):
+            self._waiting = None
+            waiter.set_result(None)
+        else:
+            self._flush()
 
     def _give_up(self, error: CellwireError) -> None:
         self._records.clear()
         self._lost(error)
+        self._let_go_on()

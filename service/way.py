@@ -1,0 +1,62 @@
+"""A way through places where one waits: a generator that each place resumes with its answer.
+
+It is neither a task nor a future of the event loop: a batch that is answered goes on by plain calls, one a waiter.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Any, Generic, Protocol, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Place(Protocol):
+    """Where one waits: a batcher, or the tail of a session."""
+
+    def put(self, item: Any, waiter: Any, deadline: float) -> None:
+        """Answers the waiter once, by set_result or set_exception, unless it is done before."""
+
+
+Stop = tuple[Place, Any, float]
+"""What a way waits for: the place, what is put there, and until when it may be taken (monotonic)."""
+
+
+class Way(Generic[Result]):
+    """Runs the generator; `arrived` is called once with what it returned or raised, unless the way was left."""
+
+    __slots__ = ("_arrived", "_stops")
+
+    def __init__(self, stops: Generator[Stop, Any, Result], arrived: Callable[[Result | BaseException], None]) -> None:
+        self._stops: Generator[Stop, Any, Result] | None = stops
+        self._arrived = arrived
+        self._go_on(stops.send, None)
+
+    def done(self) -> bool:
+        """Nobody waits any more."""
+        return self._stops is None
+
+    def set_result(self, result: object) -> None:
+        """The answer of the place where it waits."""
+        if self._stops is not None:
+            self._go_on(self._stops.send, result)
+
+    def set_exception(self, error: BaseException) -> None:
+        """The same, when there is none."""
+        if self._stops is not None:
+            self._go_on(self._stops.throw, error)
+
+    def leave(self) -> None:
+        """Ends it where it waits: the generator is closed, and nobody is told."""
+        if self._stops is not None:
+            stops, self._stops = self._stops, None
+            stops.close()
+
+    def _go_on(self, resume: Callable[[Any], Stop], answer: object) -> None:
+        try:
+            place, item, deadline = resume(answer)
+            place.put(item, self, deadline)
+        except StopIteration as end:
+            self._stops = None
+            self._arrived(end.value)
+        except BaseException as error:
+            self.leave()
+            self._arrived(error)
