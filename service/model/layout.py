@@ -1,88 +1,82 @@
 """Where the numbers of many sessions lie: in rows of bytes, and in the graph's own axes.
 
-Knows shapes, batch and time axes and carry windows; runs nothing. No Python loop ever goes over numbers here.
+Knows shapes, batch and time axes and how tensors share memory; runs nothing. What it gives are views, no copies.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
-from service.values import InputSpec, StateSpec, TensorSpec
+from service.values import StateSpec, TensorSpec
 
 Array = np.ndarray
 
+ALIGNMENT = 256
+"""Bytes; what the kernels of a device may expect of a tensor's address, and more than those of a CPU do."""
+
 
 class Layout:
-    """Between the rows of sessions [B, (T,) *shape] and the graph's own axes of one tensor."""
+    """Between the rows of sessions [B, (T,) *shape] and the graph's own axes of one tensor.
 
-    def __init__(self, spec: TensorSpec, time_axis: int | None) -> None:
-        self.spec = spec
+    `carry` values stand before the client's along the last axis.
+    """
+
+    def __init__(self, spec: TensorSpec, time_axis: int | None, carry: int = 0) -> None:
         self.dtype, self.nbytes = spec.dtype, spec.nbytes
-        self.timed = time_axis is not None
-        rank = len(spec.shape) + self.timed + (spec.batch_axis is not None)
-        rows = iter(range(1 + self.timed, 1 + self.timed + len(spec.shape)))
+        self._shape = (*spec.shape[:-1], spec.shape[-1] + carry) if carry else spec.shape
+        self._timed = time_axis is not None
+        self._batched = spec.batch_axis is not None
+        rank = len(spec.shape) + self._timed + self._batched
+        rows = iter(range(1 + self._timed, 1 + self._timed + len(spec.shape)))
         # which axis of the rows stands at each axis of the graph
         order = [0 if a == spec.batch_axis else 1 if a == time_axis else next(rows) for a in range(rank)]
-        self.batched = spec.batch_axis is not None
-        if not self.batched:
-            order.insert(0, 0)
-        self.into = None if order == sorted(order) else order
-        self.back = [order.index(axis) for axis in range(len(order))]
+        self._order = order if self._batched else [0, *order]
 
-    def to_graph(self, rows: Array) -> Array:
-        """C-contiguous, in the graph's axes."""
-        if self.into is not None:
-            rows = rows.transpose(self.into)
-        if not self.batched:
-            rows = rows[0]
-        return np.ascontiguousarray(rows)
+    def graph_shape(self, sessions: int, timesteps: int) -> tuple[int, ...]:
+        """What the graph's array has."""
+        rows = (sessions, timesteps, *self._shape) if self._timed else (sessions, *self._shape)
+        shape = tuple(rows[axis] for axis in self._order)
+        return shape if self._batched else shape[1:]
 
-    def to_rows(self, array: Array) -> Array:
-        """The graph's array as [B, (T,) *shape], perhaps a view."""
-        if not self.batched:
+    def rows(self, array: Array) -> Array:
+        """The graph's array seen as [B, (T,) *shape]."""
+        if not self._batched:
             array = array[np.newaxis]
-        return array if self.into is None else array.transpose(self.back)
-
-    def shape(self, sessions: int, timesteps: int) -> tuple[int, ...]:
-        """What the graph's array must have as rows."""
-        return (sessions, timesteps, *self.spec.shape) if self.timed else (sessions, *self.spec.shape)
+        return array.transpose([self._order.index(axis) for axis in range(len(self._order))])
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A tensor of the state and its columns in the row."""
+class Tensors:
+    """Arrays by name, each in the graph's axes, one after another in one block of memory."""
 
-    spec: StateSpec
-    layout: Layout
-    start: int
-    stop: int
+    def __init__(
+        self, layouts: Mapping[str, Layout], sessions: int, timesteps: int, block: Callable[[int], Array]
+    ) -> None:
+        """`block` gives so many bytes [N], or more."""
+        shapes = {name: layout.graph_shape(sessions, timesteps) for name, layout in layouts.items()}
+        self.starts: dict[str, int] = {}
+        """Where in the block each array begins."""
+        size = 0
+        for name, layout in layouts.items():
+            self.starts[name] = size
+            size += -(-prod(shapes[name]) * layout.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        self.block = block(size)
+        self.arrays = {
+            name: np.ndarray(shapes[name], layout.dtype, self.block, self.starts[name])
+            for name, layout in layouts.items()
+        }
+        self._layouts = layouts
 
-    def read(self, rows: Array) -> Array:
-        """This tensor of [B, state bytes], as [B, *shape]."""
-        columns = rows[:, self.start : self.stop]
-        if self.start % self.spec.dtype.itemsize:
-            columns = np.array(columns)  # ONNX Runtime wants its numbers aligned
-        return columns.view(self.spec.dtype).reshape(len(rows), *self.spec.shape)
+    def rows(self, name: str) -> Array:
+        """One of them seen as the rows of sessions."""
+        return self._layouts[name].rows(self.arrays[name])
 
 
-def slots_of(specs: Sequence[StateSpec]) -> list[Slot]:
-    """The tensors of a state in the order in which they lie in its row."""
-    slots, start = [], 0
-    for spec in specs:
-        slots.append(Slot(spec, Layout(spec, None), start, start + spec.nbytes))
-        start += spec.nbytes
-    return slots
+def state_row(specs: Sequence[StateSpec]) -> np.dtype:
+    """The tensors of a state one after another without gaps: fields named f0, f1 and so on."""
+    return np.dtype([("", spec.dtype, spec.shape) for spec in specs])
 
 
-def widen(spec: InputSpec, carried: Array, rows: Array, timesteps: int) -> tuple[Array, Array]:
-    """The rows with the carry window before each timestep, and the window for the next call."""
-    if rows.ndim == carried.ndim:
-        wide = np.concatenate((carried, rows), axis=-1)
-        return wide, wide[..., -spec.carry :]
-    # [B, T, .., L]: lay the timesteps end to end, then cut a window that reaches back for each
-    line = np.moveaxis(rows, 1, -2).reshape(*carried.shape[:-1], -1)
-    line = np.concatenate((carried, line), axis=-1)
-    windows = sliding_window_view(line, spec.carry + spec.shape[-1], axis=-1)[..., :: spec.shape[-1], :]
-    return np.moveaxis(windows, -2, 1), line[..., -spec.carry :]
+def raw(array: Array) -> Array:
+    """The bytes [N] of a C-contiguous array, as a view."""
+    return array.reshape(-1).view(np.uint8)

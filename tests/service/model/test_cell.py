@@ -69,6 +69,27 @@ def test_state_of_any_dtype_and_batch_axis_keeps_its_place(tmp_path: Path) -> No
             assert z == (1).to_bytes(8, "little")
 
 
+def test_a_number_that_is_not_finite_is_seen_among_tensors_of_any_dtype(tmp_path: Path) -> None:
+    cell = cell_of(tmp_path, MIXED, "inputs: [{name: x}]\nstate: [{input: k}, {input: flip}, {input: a}, {input: b}]")
+    largest = np.array([1, np.finfo(np.float64).max]).tobytes()
+    state = cell.spec.initial_state
+    overflowing = state[:25] + largest + state[41:]
+    results = cell.run([CellWork(each, (row(np.ones(3, F32)),)) for each in (state, overflowing, state)])
+    assert [type(result) for result in results] == [CellResult, NonFinite, CellResult]
+
+
+def test_calls_of_many_sizes_share_their_memory_and_no_number(tmp_path: Path) -> None:
+    model = build(draw("lstm", 3, 5, layers=2, outputs=2))
+    cell, random = cell_of(tmp_path, model), np.random.default_rng(9)
+    kept: list[tuple[list[CellWork], list[object]]] = []
+    for count in (64, 1, 7, 8, 7, 64, 3, 1):
+        states = random.normal(size=(count, cell.spec.state_bytes // 4)).astype(F32)
+        work = [CellWork(state.tobytes(), (row(random.normal(size=3).astype(F32)),)) for state in states]
+        kept.append((work, list(cell.run(work))))
+    for work, results in kept:
+        assert results == cell_of(tmp_path, model).run(work)
+
+
 LAST_AXIS = graph(
     "(float[batch,2,3] x, float[2,3,batch] s) => (float[2,3,batch] y, float[2,3,batch] s_out)",
     "t = Transpose<perm = [1, 2, 0]>(x) s_out = Add(s, t) y = Identity(s_out)",
@@ -166,6 +187,17 @@ def test_a_carry_window_longer_than_the_input_reaches_back_over_several(tmp_path
     answers, state = stream(cell, [row(f32(at, at)) for at in (1, 2, 3)])
     assert [float(floats(y)[0]) for (y,) in answers] == [302, 100 + 1 + 1 + 2 + 2, 1 + 2 + 2 + 3 + 3]
     assert floats(state).tolist() == [2, 3, 3]
+
+
+def test_a_carry_window_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    """Also where the graph does not let it be seen: it would come before the next timestep."""
+    model = graph("(float[batch,5] x) => (float[batch] y)", "one = Slice(x, zero, first, axis) y = Squeeze(one, axis)")
+    for name, value in (("zero", 0), ("first", 1), ("axis", 1)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+    cell = cell_of(tmp_path, model, "inputs: [{name: x, carry: {length: 3}}]")
+    work = [CellWork(cell.spec.initial_state, (row(f32(1, last)),)) for last in (1, math.inf)]
+    results = cell.run(work)
+    assert [type(result) for result in results] == [CellResult, NonFinite]
 
 
 def sequence(tmp_path: Path, manifest: str = "") -> tuple[Cell, Cell]:
