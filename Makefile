@@ -89,6 +89,7 @@ stubs-into:
 lock: ## pin every dependency again (run after a change in pyproject.toml)
 	@test -x $(BIN)/uv || { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); $(BIN)/python $(PIP) uv; }
 	@$(LOCK) --extra server --extra embedded pyproject.toml requirements/build.in -o requirements/run.txt
+	@$(LOCK) --extra gpu --extra embedded pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/gpu.txt
 	@$(LOCK) --extra server --extra embedded --extra dev --extra plot pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/dev.txt
 	@$(LOCK) requirements/stubs.in -o requirements/stubs.txt
 

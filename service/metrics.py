@@ -32,6 +32,9 @@ STORE_LOSSES = Counter("cellwire_store_losses_total", "Times that the store came
 REFUSED = Counter("cellwire_refused_total", "Errors told to clients.", ["reason"])
 NON_FINITE = Counter("cellwire_non_finite_total", "Timesteps whose outputs or state were not finite.", ["model"])
 MODEL_LOADS = Counter("cellwire_model_loads_total", "Models loaded.", ["model", "outcome"])
+PROVIDER_FALLBACKS = Counter(
+    "cellwire_provider_fallbacks_total", "Models that run on the CPU because their provider is not here.", ["model"]
+)
 STORE_UP = Gauge("cellwire_store_up", "1 while the store answers and its policy is right.")
 STORE_ERRORS = Counter("cellwire_store_errors_total", "Failed calls to the store.", ["kind"])
 TASKS = Gauge("cellwire_tasks", "Tasks of the event loop.")

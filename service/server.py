@@ -29,6 +29,7 @@ from service.cells import Cells
 from service.errors import Draining, StoreLost
 from service.interceptor import Interceptor
 from service.leases import Leases
+from service.model.provider import Execution
 from service.model.repository import Repository
 from service.model_servicer import ModelServicer
 from service.servicer import CellServicer
@@ -122,7 +123,8 @@ class Server:
                 raise CannotStart(f"CELLWIRE_MODELS: {path} is not a folder")
         names = [name.strip() for name in settings.load.split(",") if name.strip()]
         rate = Rate(settings.max_steps_per_second)
-        cells = Cells(Repository(settings.repositories), names, settings.step_target, rate)
+        repository = Repository(settings.repositories, Execution.of(settings))
+        cells = Cells(repository, names, settings.step_target, rate)
         self.cells = await stack.enter_async_context(cells)
         missing = set(names) - set(self.cells.names())
         if missing:

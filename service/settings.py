@@ -72,6 +72,15 @@ class Settings(BaseSettings):
         "", description="Names of the models to load at start, separated by ','. Empty: all that there are."
     )
 
+    provider: Literal["", "cpu", "cuda"] = Field(
+        "", description="What runs the models, whatever their manifests say. Empty: as they say."
+    )
+    provider_fallback: bool = Field(
+        False, description="A model whose provider is not here runs on the CPU instead of being refused."
+    )
+    cuda_device: int = Field(0, ge=0, description="Number of the device for CUDA.")
+    cuda_memory_bytes: int = Field(0, ge=0, description="Memory of the device for one model; 0: any amount.")
+
     idle_ttl: float = Field(3600.0, gt=0, le=30 * 86400, description="A session without a timestep is kept so long.")
     tombstone: float = Field(120.0, gt=0, le=86400, description="A closed session is remembered so long.")
     lease: float = Field(15.0, gt=0, le=3600, description="A session without heartbeat may be taken after so long.")

@@ -7,6 +7,7 @@ import onnx
 import onnx.parser
 
 from service.model.cell import Cell
+from service.model.device import Host
 from service.model.repository import Repository
 from service.values import CellResult, CellWork, Row
 
@@ -30,9 +31,9 @@ def write(
     return Repository([root])
 
 
-def cell_of(root: Path, model: onnx.ModelProto | bytes, manifest: str = "") -> Cell:
+def cell_of(root: Path, model: onnx.ModelProto | bytes, manifest: str = "", *, host: Host | None = None) -> Cell:
     """The cell of a model, without its proof."""
-    return Cell(*write(root, model, manifest).open("small"))
+    return Cell(*write(root, model, manifest).open("small"), host)
 
 
 def row(*arrays: np.ndarray) -> Row:

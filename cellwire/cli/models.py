@@ -134,9 +134,10 @@ def doctor(
 
 def _repository(roots: str | None) -> "Repository":
     with extra("server"):
+        from service.model.provider import Execution
         from service.model.repository import Repository
     settings = load_settings(**({"models": roots} if roots else {}))
-    return Repository([Path(root) for root in settings.repositories if Path(root).is_dir()])
+    return Repository([Path(root) for root in settings.repositories if Path(root).is_dir()], Execution.of(settings))
 
 
 def _facts(proof: "Proof") -> dict[str, Any]:

@@ -15,7 +15,7 @@ import onnxruntime
 
 from service.errors import CellwireError, ModelFailed
 from service.model.call import Call
-from service.model.device import Host
+from service.model.device import Host, where
 from service.model.layout import Array
 from service.values import CellResult, CellWork, ModelSpec
 
@@ -26,12 +26,13 @@ CALLS_KEPT = 256
 
 
 class Cell:
-    """One version of a model, ready to run; `run` is called from one thread at a time."""
+    """One version of a model, ready to run; `run` is called from one thread at a time, its calls share their memory."""
 
     def __init__(self, spec: ModelSpec, session: onnxruntime.InferenceSession, host: Host | None = None) -> None:
+        """`host` is where its tensors lie, if not where the session's provider computes."""
         self.spec = spec
         self._session = session
-        self._host = host or Host()
+        self._host = host or where(session)
         self._call = lru_cache(CALLS_KEPT)(partial(Call, spec, session, self._host))
         self._seconds: list[float] = []
 

@@ -196,7 +196,7 @@ def _wire(wiring: _Wiring, version: str) -> ModelSpec:
         time_axis=_time_axis(wiring),
         idle_ttl=manifest.idle_ttl,
         write_behind=manifest.write_mode == "write_behind",
-        provider=PROVIDERS.get(manifest.provider, manifest.provider),
+        provider=PROVIDERS[manifest.provider],
     )
 
 

@@ -91,6 +91,13 @@ class State(_Part):
     initial: Initial = "zeros"
 
 
+class Cuda(_Part):
+    """What a model allows for speed on CUDA, at the price of numbers that are further from the CPU's."""
+
+    tf32: bool = False
+    conv_search: Literal["default", "heuristic", "exhaustive"] = "heuristic"
+
+
 class Manifest(_Part):
     """The keys of `model.yaml`. All may be left out where the graph tells enough."""
 
@@ -107,7 +114,8 @@ class Manifest(_Part):
     max_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
     write_mode: Literal["write_through", "write_behind"] = "write_through"
     idle_ttl: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)] | None = None
-    provider: str = "cpu"
+    provider: Literal["cpu", "cuda"] = "cpu"
+    cuda: Cuda = Cuda()
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,7 +1,7 @@
 """Models on disk: `<root>/<model>/model.yaml` and `<root>/<model>/<version>/model.onnx`.
 
-Knows the folders, what a model's digest covers and how a session of ONNX Runtime is set up. Must not know what
-a timestep is. Everything is read anew at each call: who serves a model keeps what `open` gave.
+Knows the folders and what a model's digest covers. Must not know what a timestep is. Everything is read anew at each
+call: who serves a model keeps what `open` gave.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ import onnxruntime
 from service.errors import ModelUnknown
 from service.model import graph
 from service.model.contract import wire
-from service.model.manifest import Manifest, parse
+from service.model.manifest import PROVIDERS, Cuda, Manifest, parse
+from service.model.provider import Execution, open_graph
 from service.model.wiring import ModelRefused
 from service.values import DIGEST_BYTES, ModelSpec, TensorSpec
 
@@ -35,13 +36,15 @@ class _Files:
     content: bytes
     path: Path
     external: list[Path]
+    cuda: Cuda
 
 
 class Repository:
     """The models under some roots; where two hold the same name, the first one's is served."""
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], execution: Execution = Execution()) -> None:  # noqa: B008 (frozen)
         self._roots = tuple(roots)
+        self._execution = execution
 
     def names(self) -> tuple[str, ...]:
         """The models that have at least one version, sorted."""
@@ -64,21 +67,16 @@ class Repository:
         return self._read(name, version).model
 
     def open(self, name: str, version: str = "") -> tuple[ModelSpec, onnxruntime.InferenceSession]:
-        """The contract of a version and a session of ONNX Runtime for it. Raises ModelUnknown, ModelRefused."""
+        """The contract of a version and a session of ONNX Runtime for it. Raises ModelUnknown, ModelRefused.
+
+        The contract names the provider that runs it, which after a fallback is not the one asked for.
+        """
         files = self._read(name, version)
-        label = f"{name}/{files.spec.version}"
-        if files.spec.provider not in onnxruntime.get_available_providers():
-            raise ModelRefused(
-                f"{label}: provider: one of {onnxruntime.get_available_providers()} expected, not {files.spec.provider}"
-            )
         # with external data ONNX Runtime must know the folder; without, it gets the very bytes that were checked
         source: str | bytes = str(files.path) if files.external else files.content
-        try:
-            session = onnxruntime.InferenceSession(source, session_options(), providers=[files.spec.provider])
-        except Exception as error:  # ONNX Runtime's exceptions have no common class
-            reason = " ".join(str(error).split())[:300]
-            raise ModelRefused(f"{label}: ONNX Runtime refuses the graph: {reason}") from None
-        return files.spec, session
+        label = f"{name}/{files.spec.version}"
+        session = open_graph(source, label, files.spec.provider, files.cuda, self._execution)
+        return replace(files.spec, provider=session.get_providers()[0]), session
 
     def _read(self, name: str, version: str) -> _Files:
         versions = self.versions(name)
@@ -100,12 +98,14 @@ class Repository:
         external = graph.external_files(model, path.parent, label)
         inputs, outputs = graph.ports(model)
         spec = wire(manifest, model=name, version=version, folder=folder, inputs=inputs, outputs=outputs)
+        provider = PROVIDERS[self._execution.provider] if self._execution.provider else spec.provider
         return _Files(
-            spec=replace(spec, digest=_digest(spec, content, external)),
+            spec=replace(spec, digest=_digest(spec, content, external), provider=provider),
             model=model,
             content=content,
             path=path,
             external=external,
+            cuda=manifest.cuda,
         )
 
     def _folder(self, name: str) -> Path | None:
@@ -115,23 +115,6 @@ class Repository:
             if _versions(root / name):
                 return root / name
         return None
-
-
-def session_options() -> onnxruntime.SessionOptions:
-    """One thread and no spinning: sessions are many and cells small, batches are what fills a core.
-
-    Denormals stay numbers: flushing them is a state of the thread that runs the call, so a cell would give other
-    bits in the event loop's thread than in its own.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # its errors reach us as exceptions; a client's bad input shall not fill the log
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "0")
-    return options
 
 
 def _digest(spec: ModelSpec, content: bytes, external: Sequence[Path]) -> bytes:

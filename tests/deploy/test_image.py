@@ -22,8 +22,15 @@ def test_both_stages_take_the_base_that_can_be_exchanged(dockerfile: Instruction
 def test_dependencies_come_by_hash_and_the_project_fetches_nothing(dockerfile: Instructions) -> None:
     installs = [rest for word, rest in dockerfile if word == "RUN" and "pip install" in rest]
     assert len(installs) == 2
-    assert "--require-hashes -r requirements/run.txt" in installs[0]
+    assert "--require-hashes -r requirements/${LOCK}.txt" in installs[0]
     assert {"--no-deps", "--no-index", "--no-build-isolation"} <= set(installs[1].split())
+
+
+def test_the_lock_is_the_cpus_or_the_one_with_cuda(dockerfile: Instructions, root: Path) -> None:
+    assert ("ARG", "LOCK=run") in dockerfile
+    for lock, runtime in (("run", "onnxruntime"), ("gpu", "onnxruntime-gpu")):
+        pinned = re.findall(r"^(onnxruntime\S*)==", (root / "requirements" / f"{lock}.txt").read_text(), re.MULTILINE)
+        assert pinned == [runtime]
 
 
 def test_what_is_copied_exists_and_is_in_the_build_context(dockerfile: Instructions, root: Path) -> None:

@@ -1,6 +1,12 @@
-"""The cell: rows in, rows out, on any axis; nobody's numbers touch anybody else's."""
+"""The cell: rows in, rows out, on any axis; nobody's numbers touch anybody else's.
+
+Each test runs where tensors lie in memory of the host, and where they lie in a device's: a part of the CPU's memory
+stands for the device, reached by the same transfers.
+"""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +17,18 @@ from onnx import numpy_helper
 from models.cells import build, checked, checker, draw
 from service.errors import ModelFailed, NonFinite
 from service.model.cell import Cell
+from service.model.device import Device, Host
 from service.values import CellResult, CellWork
-from tests.zoo import cell_of, good, graph, row, stream
+from tests import zoo
+from tests.zoo import good, graph, row, stream
 
 F32 = np.float32
+CellOf = Callable[..., Cell]
+
+
+@pytest.fixture(params=[Host, partial(Device, "cpu", 0)], ids=["host", "device"])
+def cell_of(request: pytest.FixtureRequest) -> CellOf:
+    return partial(zoo.cell_of, host=request.param())
 
 
 def f32(*values: float) -> np.ndarray:
@@ -25,7 +39,7 @@ def floats(raw: bytes) -> np.ndarray:
     return np.frombuffer(raw, F32)
 
 
-def test_a_counting_cell_proves_that_sessions_never_mix(tmp_path: Path) -> None:
+def test_a_counting_cell_proves_that_sessions_never_mix(cell_of: CellOf, tmp_path: Path) -> None:
     cell = cell_of(tmp_path, checker(), "inputs: [{name: x, low: 0, high: 2147483646}]\nmax_batch: 8")
     random = np.random.default_rng(1)
     fed = random.integers(0, 2**31 - 1, (20, 13))
@@ -51,7 +65,7 @@ MIXED.graph.initializer.append(numpy_helper.from_array(np.array([1], np.uint8), 
 MIXED.graph.initializer.append(numpy_helper.from_array(np.array([2], np.float64), "two"))
 
 
-def test_state_of_any_dtype_and_batch_axis_keeps_its_place(tmp_path: Path) -> None:
+def test_state_of_any_dtype_and_batch_axis_keeps_its_place(cell_of: CellOf, tmp_path: Path) -> None:
     """One byte in front leaves every other tensor of the state off its alignment."""
     manifest = "inputs: [{name: x}]\nstate: [{input: k}, {input: flip}, {input: a, initial: 1}, {input: b, initial: 3}]"
     cell = cell_of(tmp_path, MIXED, manifest)
@@ -69,7 +83,7 @@ def test_state_of_any_dtype_and_batch_axis_keeps_its_place(tmp_path: Path) -> No
             assert z == (1).to_bytes(8, "little")
 
 
-def test_a_number_that_is_not_finite_is_seen_among_tensors_of_any_dtype(tmp_path: Path) -> None:
+def test_a_number_that_is_not_finite_is_seen_among_tensors_of_any_dtype(cell_of: CellOf, tmp_path: Path) -> None:
     cell = cell_of(tmp_path, MIXED, "inputs: [{name: x}]\nstate: [{input: k}, {input: flip}, {input: a}, {input: b}]")
     largest = np.array([1, np.finfo(np.float64).max]).tobytes()
     state = cell.spec.initial_state
@@ -78,7 +92,7 @@ def test_a_number_that_is_not_finite_is_seen_among_tensors_of_any_dtype(tmp_path
     assert [type(result) for result in results] == [CellResult, NonFinite, CellResult]
 
 
-def test_calls_of_many_sizes_share_their_memory_and_no_number(tmp_path: Path) -> None:
+def test_calls_of_many_sizes_share_their_memory_and_no_number(cell_of: CellOf, tmp_path: Path) -> None:
     model = build(draw("lstm", 3, 5, layers=2, outputs=2))
     cell, random = cell_of(tmp_path, model), np.random.default_rng(9)
     kept: list[tuple[list[CellWork], list[object]]] = []
@@ -96,7 +110,7 @@ LAST_AXIS = graph(
 )
 
 
-def test_a_batch_on_the_last_axis_comes_back_in_order(tmp_path: Path) -> None:
+def test_a_batch_on_the_last_axis_comes_back_in_order(cell_of: CellOf, tmp_path: Path) -> None:
     cell = cell_of(tmp_path, LAST_AXIS)
     xs = np.arange(24, dtype=F32).reshape(4, 2, 3)
     for x, result in zip(xs, cell.run([CellWork(cell.spec.initial_state, (row(x),)) for x in xs]), strict=True):
@@ -105,7 +119,7 @@ def test_a_batch_on_the_last_axis_comes_back_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
 @pytest.mark.parametrize("count", [2, 3, 64, 100])
-def test_batched_is_alone(tmp_path: Path, kind: str, count: int) -> None:
+def test_batched_is_alone(cell_of: CellOf, tmp_path: Path, kind: str, count: int) -> None:
     cell = cell_of(tmp_path, build(draw(kind, 4, 16, layers=2, outputs=3)))  # type: ignore[arg-type]
     random = np.random.default_rng(count)
     work = [
@@ -130,7 +144,9 @@ INFINITE_GATE = graph("(float[batch,1] x) => (float[batch,1] y, float[batch,1] g
 @pytest.mark.parametrize(
     ("model", "manifest"), [(RECIPROCAL, ""), (POISON_STATE, ""), (INFINITE_GATE, "gates: [{name: gate}]")]
 )
-def test_a_row_that_is_not_finite_is_refused_alone(tmp_path: Path, model: onnx.ModelProto, manifest: str) -> None:
+def test_a_row_that_is_not_finite_is_refused_alone(
+    cell_of: CellOf, tmp_path: Path, model: onnx.ModelProto, manifest: str
+) -> None:
     cell = cell_of(tmp_path, model, manifest)
     work = [CellWork(cell.spec.initial_state, (row(f32(x)),)) for x in (1, 0, 2)]
     results = cell.run(work)
@@ -143,7 +159,7 @@ GATHER = graph("(int64[batch] i) => (float[batch] y)", "y = Gather(table, i)")
 GATHER.graph.initializer.append(numpy_helper.from_array(np.arange(4, dtype=F32), "table"))
 
 
-def test_a_row_that_the_graph_fails_on_is_refused_alone(tmp_path: Path) -> None:
+def test_a_row_that_the_graph_fails_on_is_refused_alone(cell_of: CellOf, tmp_path: Path) -> None:
     cell = cell_of(tmp_path, GATHER)
     results = cell.run([CellWork(b"", ((at.to_bytes(8, "little"),),)) for at in (3, 99, 1)])
     assert isinstance(results[1], ModelFailed)
@@ -151,7 +167,7 @@ def test_a_row_that_the_graph_fails_on_is_refused_alone(tmp_path: Path) -> None:
     assert [floats(good(results[at]).rows[0][0]).tolist() for at in (0, 2)] == [[3], [1]]
 
 
-def test_a_graph_that_answers_in_another_shape_has_failed(tmp_path: Path) -> None:
+def test_a_graph_that_answers_in_another_shape_has_failed(cell_of: CellOf, tmp_path: Path) -> None:
     """Its rows could not be told apart: here B sessions give 2 B numbers, which would be cut at will."""
     grown = graph("(float[batch,2] x) => (float[n,m] y)", "y = Concat<axis = 0>(x, x)")
     cell = cell_of(tmp_path, grown, "outputs: [{name: y, shape: [2], batch_axis: 0}]")
@@ -159,7 +175,7 @@ def test_a_graph_that_answers_in_another_shape_has_failed(tmp_path: Path) -> Non
     assert [type(result) for result in results] == [ModelFailed, ModelFailed]
 
 
-def test_constants_and_fixed_inputs_reach_the_graph(tmp_path: Path) -> None:
+def test_constants_and_fixed_inputs_reach_the_graph(cell_of: CellOf, tmp_path: Path) -> None:
     model = graph("(float[batch,2] x, float[batch,2] offset, float factor) => (float[batch,2] y)",
                   "p = Mul(x, factor) y = Add(p, offset)")  # fmt: skip
     cell = cell_of(tmp_path, model, "inputs: [{name: x}]\nconstants: [{name: offset}]\nfixed: {factor: 10}")
@@ -168,7 +184,7 @@ def test_constants_and_fixed_inputs_reach_the_graph(tmp_path: Path) -> None:
     assert answers == [[10 * at + 5, 10 + at] for at in range(3)]
 
 
-def test_gates_come_after_the_outputs(tmp_path: Path) -> None:
+def test_gates_come_after_the_outputs(cell_of: CellOf, tmp_path: Path) -> None:
     model = build(draw("gru", 2, 4, outputs=1), gates=True)
     names = ["update_gate", "reset_gate", "candidate"]
     cell = cell_of(tmp_path, model, f"gates: [{', '.join(f'{{name: {name}}}' for name in names)}]")
@@ -182,14 +198,14 @@ SUM_WINDOW = graph("(float[batch,5] x) => (float[batch] y)", "y = ReduceSum<keep
 SUM_WINDOW.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
 
 
-def test_a_carry_window_longer_than_the_input_reaches_back_over_several(tmp_path: Path) -> None:
+def test_a_carry_window_longer_than_the_input_reaches_back_over_several(cell_of: CellOf, tmp_path: Path) -> None:
     cell = cell_of(tmp_path, SUM_WINDOW, "inputs: [{name: x, carry: {length: 3, initial: 100}}]")
     answers, state = stream(cell, [row(f32(at, at)) for at in (1, 2, 3)])
     assert [float(floats(y)[0]) for (y,) in answers] == [302, 100 + 1 + 1 + 2 + 2, 1 + 2 + 2 + 3 + 3]
     assert floats(state).tolist() == [2, 3, 3]
 
 
-def test_a_carry_window_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+def test_a_carry_window_that_is_not_finite_is_refused(cell_of: CellOf, tmp_path: Path) -> None:
     """Also where the graph does not let it be seen: it would come before the next timestep."""
     model = graph("(float[batch,5] x) => (float[batch] y)", "one = Slice(x, zero, first, axis) y = Squeeze(one, axis)")
     for name, value in (("zero", 0), ("first", 1), ("axis", 1)):
@@ -200,7 +216,7 @@ def test_a_carry_window_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     assert [type(result) for result in results] == [CellResult, NonFinite]
 
 
-def sequence(tmp_path: Path, manifest: str = "") -> tuple[Cell, Cell]:
+def sequence(cell_of: CellOf, tmp_path: Path, manifest: str = "") -> tuple[Cell, Cell]:
     """The same LSTM, one timestep a call and with a time axis."""
     weights = draw("lstm", 3, 8, outputs=2)
     return (
@@ -209,8 +225,8 @@ def sequence(tmp_path: Path, manifest: str = "") -> tuple[Cell, Cell]:
     )
 
 
-def test_several_timesteps_in_a_call_are_the_same_as_one_by_one(tmp_path: Path) -> None:
-    step, whole = sequence(tmp_path)
+def test_several_timesteps_in_a_call_are_the_same_as_one_by_one(cell_of: CellOf, tmp_path: Path) -> None:
+    step, whole = sequence(cell_of, tmp_path)
     random = np.random.default_rng(3)
     lengths = (1, 4, 1, 4, 2)
     rows = [tuple(row(random.normal(size=3).astype(F32)) for _ in range(length)) for length in lengths]
@@ -223,7 +239,7 @@ def test_several_timesteps_in_a_call_are_the_same_as_one_by_one(tmp_path: Path) 
             np.testing.assert_allclose(floats(got), floats(expected), atol=1e-6)
 
 
-def test_a_carry_window_goes_before_each_of_several_timesteps(tmp_path: Path) -> None:
+def test_a_carry_window_goes_before_each_of_several_timesteps(cell_of: CellOf, tmp_path: Path) -> None:
     model = graph("(float[batch,T,2,5] x) => (float[batch,T,2] y)", "y = ReduceSum<keepdims = 0>(x, axes)")
     model.graph.initializer.append(numpy_helper.from_array(np.array([3]), "axes"))
     cell = cell_of(tmp_path, model, "time_axis: 1\ninputs: [{name: x, carry: {length: 3}}]")
@@ -237,7 +253,7 @@ def test_a_carry_window_goes_before_each_of_several_timesteps(tmp_path: Path) ->
         )
 
 
-def test_the_time_it_takes_is_known_after_warming(tmp_path: Path) -> None:
+def test_the_time_it_takes_is_known_after_warming(cell_of: CellOf, tmp_path: Path) -> None:
     cell = cell_of(tmp_path, checker(), "max_batch: 6")
     assert cell.seconds(1) == math.inf
     cell.warm()

@@ -206,11 +206,6 @@ def test_a_graph_that_onnx_runtime_refuses_is_refused_in_one_line(tmp_path: Path
     assert "\n" not in str(refusal.value)
 
 
-def test_a_provider_that_is_not_here_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelRefused, match=r"provider: one of .*CPUExecutionProvider.* expected, not Nowhere"):
-        write(tmp_path, IDENTITY, "provider: Nowhere").open("small")
-
-
 def test_a_session_runs_on_one_thread_without_spinning(tmp_path: Path) -> None:
     _, session = write(tmp_path, build(draw("gru", 2, 4))).open("small")
     options = session.get_session_options()
