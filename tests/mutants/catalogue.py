@@ -657,8 +657,8 @@ _STEPS = (
     Mutant(
         "not-finite-is-committed",
         "A state or an answer that is not finite is refused, and its batch-mates are answered.",
-        "service/model/cell.py",
-        "for at in _poisoned([*answers, *(tail for _, tail in tails)]):",
+        "service/model/call.py",
+        "for at in self._poisoned():",
         "for at in ():",
         (f"{BAD}::test_113_what_is_not_finite_is_not_committed",),
     ),
