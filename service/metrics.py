@@ -38,6 +38,8 @@ PROVIDER_FALLBACKS = Counter(
 STORE_UP = Gauge("cellwire_store_up", "1 while the store answers and its policy is right.")
 STORE_ERRORS = Counter("cellwire_store_errors_total", "Failed calls to the store.", ["kind"])
 TASKS = Gauge("cellwire_tasks", "Tasks of the event loop.")
+WORKERS = Gauge("cellwire_workers", "Processes that serve and answered when this was asked.")
+WORKER_RESTARTS = Counter("cellwire_worker_restarts_total", "Workers started again after they had died.")
 DRAINING = Gauge("cellwire_draining", "1 while the replica drains.")
 
 _GRPC = ("grpc_type", "grpc_service", "grpc_method")
@@ -73,5 +75,6 @@ def _tasks() -> int:
 
 
 TASKS.set_function(_tasks)
+WORKERS.set(1)
 MESSAGES = MessageTallies()
 REGISTRY.register(MESSAGES)

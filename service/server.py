@@ -12,6 +12,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import generate_latest
 
 from cellwire.v1 import (
     cell_service_pb2,
@@ -36,7 +37,7 @@ from service.servicer import CellServicer
 from service.session import Terms
 from service.session_servicer import SessionServicer
 from service.sessions import Sessions
-from service.settings import Settings
+from service.settings import CannotStart, Settings
 from service.store.endpoint import Access
 from service.store.form import topology_of
 from service.store.store import Store
@@ -60,10 +61,6 @@ SERVICES = tuple(
         (model_service_pb2.DESCRIPTOR, "ModelService"),
     )
 )
-
-
-class CannotStart(Exception):
-    """The replica cannot serve with these settings; the text is one line."""
 
 
 class Server:
@@ -147,11 +144,8 @@ class Server:
         self.store.on_replaced = self._store_replaced
         calls = Calls(self.sessions, lambda: self.store.condition.store_id, settings.unary_cache)
         # 4
-        admin = Admin(settings.admin_host, settings.admin_port, lambda: self._ready)
-        try:
-            await stack.enter_async_context(admin)
-        except OSError:
-            raise CannotStart(f"the admin port {settings.admin_host}:{settings.admin_port} cannot be bound") from None
+        admin = Admin(settings.admin_host, settings.admin_port, self._metrics, self._is_ready)
+        await stack.enter_async_context(admin)
         self.admin_port = admin.port
         self.servicer = CellServicer(self.sessions, calls, settings.max_streams, settings.max_sessions)
         self._interceptor = Interceptor(settings.write_timeout)
@@ -191,15 +185,21 @@ class Server:
             RuntimeError: a task of the replica's own failed; the replica is to be drained.
         """
         loop = asyncio.get_running_loop()
-
-        def on_signal() -> None:
-            (self._hurry if self._stop.is_set() else self._stop).set()
-
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, self.stop)
         await self._stop.wait()
         if self._failed:
             raise RuntimeError("a task of the replica failed")
+
+    def stop(self) -> None:
+        """As one signal: the first ends `run`, and with it begins the drain; the second one ends its grace."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    async def _metrics(self) -> bytes:
+        return generate_latest()
+
+    async def _is_ready(self) -> bool:
+        return self._ready
 
     async def _keep_running(self, work: Callable[[], Awaitable[None]]) -> None:
         """Readiness or leases would freeze unseen if one of these died: it takes the replica with it."""
@@ -254,7 +254,7 @@ class Server:
         server = grpc.aio.server(
             interceptors=(self._interceptor,),
             options=(
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(settings.num_workers > 1)),
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", 16 * MIB),
                 ("grpc.max_concurrent_streams", 2048),

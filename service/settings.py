@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0: any free one.")
     port_file: Path | None = Field(None, description="Written with the bound gRPC port once the replica serves.")
     insecure_bind: bool = Field(False, description="Allow plaintext beyond loopback.")
+    workers: int = Field(
+        1, ge=0, le=256, description="Processes that serve the port together, each with caps of its own; 0: one a core."
+    )
     admin_host: str = Field("127.0.0.1", description="Address of the admin port (metrics, health).")
     admin_port: int = Field(9464, ge=0, le=65535, description="Admin HTTP port; 0: any free one.")
     tenant: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose sessions these are.")
@@ -102,9 +105,9 @@ class Settings(BaseSettings):
     step_target: float = Field(
         0.03, gt=0, description="From acceptance to commit; timesteps that would take longer are refused."
     )
-    max_sessions: int = Field(0, ge=0, description="Sessions held by streams; 0: any number.")
-    max_streams: int = Field(16384, ge=0, description="Streams, of all connections together; 0: any number.")
-    max_steps_per_second: float = Field(0, ge=0, description="Timesteps of the tenant on this replica; 0: any number.")
+    max_sessions: int = Field(0, ge=0, description="Sessions held by streams, each worker; 0: any number.")
+    max_streams: int = Field(16384, ge=0, description="Streams of all connections, each worker; 0: any number.")
+    max_steps_per_second: float = Field(0, ge=0, description="Timesteps of the tenant, each worker; 0: any number.")
     write_timeout: float = Field(10.0, gt=0, description="A client may leave a reply unread for so long.")
     max_commits: int = Field(256, ge=1, description="Commits a call to the store.")
     max_commit_bytes: int = Field(1 << 20, ge=1, description="Bytes a call to the store.")
@@ -135,6 +138,13 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def num_workers(self) -> int:
+        """Processes that serve: what was set, or the cores that this process may use."""
+        if self.workers:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @property
     def repositories(self) -> tuple[Path, ...]:
         """Where models are looked for, in this order."""
         return self.models or (PACKAGED_MODELS, self.models_cache)
@@ -142,6 +152,10 @@ class Settings(BaseSettings):
 
 class BadSettings(Exception):
     """Settings that cannot be used; the text is one line that names each."""
+
+
+class CannotStart(Exception):
+    """The replica cannot serve with these settings; the text is one line."""
 
 
 def load(**overrides: object) -> Settings:

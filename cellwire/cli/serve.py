@@ -13,6 +13,7 @@ from cellwire.cli.exits import extra
 def serve(
     port: Annotated[int | None, typer.Option(help="gRPC port; 0: any free one.")] = None,
     admin_port: Annotated[int | None, typer.Option(help="Port of metrics and health over HTTP; 0: any.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve the port together; 0: one a core.")] = None,
     store_url: Annotated[str | None, typer.Option(help="URL of the store.")] = None,
     embedded_store: Annotated[
         bool, typer.Option("--embedded-store", help="With a store of its own, to try things out; both end together.")
@@ -28,7 +29,13 @@ def serve(
     """
     with extra("server"):
         from service.__main__ import run
-    given: dict[str, object] = {"port": port, "admin_port": admin_port, "store_url": store_url, "models": models}
+    given: dict[str, object] = {
+        "port": port,
+        "admin_port": admin_port,
+        "workers": workers,
+        "store_url": store_url,
+        "models": models,
+    }
     with ExitStack() as stack:
         if embedded_store:
             given["store_url"] = stack.enter_context(EmbeddedStore(stack.enter_context(Children()))).url

@@ -192,7 +192,7 @@ def test_a_replica_that_cannot_start_exits_with_3_and_says_why_in_its_last_line(
 @on_the_module_loop
 @pytest.mark.parametrize("which", ["port", "admin_port"])
 async def test_a_port_that_is_taken_is_told(server: Server, place: Place, which: str) -> None:
-    with pytest.raises(server_module.CannotStart, match=f":{getattr(server, which)} cannot be bound"):
+    with pytest.raises(settings.CannotStart, match=f":{getattr(server, which)} cannot be bound"):
         await replica(place, **{which: getattr(server, which)}).__aenter__()
 
 
