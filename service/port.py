@@ -11,7 +11,7 @@ def hold(host: str, port: int) -> socket.socket:
     """Binds a port for others of this user to listen on; itself it never listens, so that no connection comes to it.
 
     Args:
-        host: a name or an address.
+        host: a name or an address, that of IPv6 in brackets, as gRPC wants it.
         port: 0: any free one.
 
     Raises:
@@ -27,7 +27,7 @@ def hold(host: str, port: int) -> socket.socket:
 
 
 def _bind(host: str, port: int, *, reuse: bool, share: bool) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)

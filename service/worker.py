@@ -64,7 +64,10 @@ class Worker:
         process = _SPAWN.Process(
             target=main, args=(self.number, self._settings, theirs), name=f"worker-{self.number}", daemon=True
         )
-        process.start()
+        try:
+            process.start()
+        except OSError:
+            raise CannotStart(f"no process can be started for worker {self.number}") from None
         self._process = process
         theirs.close()
         await _readable(self._pipe.fileno())
@@ -87,9 +90,10 @@ class Worker:
         return self._process.exitcode or 0
 
     def stop(self) -> None:
-        """Passes a signal on: the first one drains it, the second one ends the grace."""
+        """Passes a signal on: the first one drains it, the second one ends the grace. Killed if it does not serve."""
         if not self.admin_port:
-            self.kill()  # there is nothing to drain
+            self.kill()
+            return
         with suppress(OSError):
             self._pipe.send_bytes(b"stop")
 

@@ -32,6 +32,9 @@ class Workers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._exit = AsyncExitStack()
+        self.port = 0
+        """The gRPC port."""
+        self.admin_port = 0
         self._workers: tuple[Worker, ...] = ()
         self._totals = Totals()
         self._asking = asyncio.Lock()
@@ -50,7 +53,7 @@ class Workers:
                 held = stack.enter_context(hold(settings.host, settings.port))
             except OSError:
                 raise CannotStart(f"the gRPC port {settings.host}:{settings.port} cannot be bound") from None
-            self.port: int = held.getsockname()[1]
+            self.port = held.getsockname()[1]
             timeout = aiohttp.ClientTimeout(ASK_SECONDS)
             self._http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
             admin = Admin(settings.admin_host, settings.admin_port, self._metrics, self._ready)
@@ -138,24 +141,27 @@ class Workers:
     async def _metrics(self) -> bytes:
         """The sums over all workers."""
         async with self._asking:
-            texts = await asyncio.gather(*(self._ask(worker, "metrics") for worker in self._workers))
-            told = {worker.number: text for worker, text in zip(self._workers, texts, strict=True) if text}
+            ports = [worker.admin_port for worker in self._workers]
+            texts = await asyncio.gather(*(self._ask(port, "metrics") for port in ports))
+            told = {
+                worker.number: text
+                for worker, port, text in zip(self._workers, ports, texts, strict=True)
+                # The counts of one that is gone by now are among those of the dead already.
+                if text and worker.admin_port == port
+            }
             own = REGISTRY.restricted_registry(["cellwire_worker_restarts_total"])
             return self._totals.text({OWN: generate_latest(own).decode(), **told})
 
     async def _ready(self) -> bool:
         """True if at least one worker is."""
-        return any(await asyncio.gather(*(self._ask(worker, "readyz") for worker in self._workers)))
+        return any(await asyncio.gather(*(self._ask(worker.admin_port, "readyz") for worker in self._workers)))
 
-    async def _ask(self, worker: Worker, path: str) -> str | None:
-        """What the worker's own admin port answers; None: nothing, or not in time, or nothing good."""
-        port = worker.admin_port
+    async def _ask(self, port: int, path: str) -> str | None:
+        """What a worker's own admin port answers; None: nothing, or not in time, or nothing good."""
         if not port:
             return None
         try:
             async with self._http.get(f"http://127.0.0.1:{port}/{path}") as response:
-                text = await response.text()
+                return await response.text() if response.ok else None
         except (aiohttp.ClientError, TimeoutError):
             return None
-        # Not the last words of one that is gone by now, whose counts are among those of the dead already.
-        return text if response.ok and worker.admin_port == port else None

@@ -2,13 +2,24 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import grpc
 import pytest
 
 from service.port import hold
 
 HOST = "127.0.0.1"
+
+
+def has_ipv6() -> bool:
+    """Of loopback."""
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
 
 
 @pytest.fixture
@@ -76,3 +87,11 @@ def test_connections_that_linger_do_not_keep_the_port(sockets: ExitStack, share:
         client.close()
     assert held(sockets, port) == port
     sockets.enter_context(listen(port, share=True))
+
+
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0", pytest.param("[::1]", marks=ipv6)])
+def test_a_host_is_what_grpc_takes(host: str) -> None:
+    with hold(host, 0) as holder:
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
+        port = holder.getsockname()[1]
+        assert server.add_insecure_port(f"{host}:{port}") == port
