@@ -21,7 +21,9 @@ logger = structlog.get_logger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before a worker that died is started again: doubled each time, until one has lived for the longest pause."""
 ASK_SECONDS = 2.0
-"""A worker has so long to tell its metrics."""
+"""A worker has so long to answer the supervisor."""
+LOOK_SECONDS, MISSES = 10.0, 3
+"""Between two looks at whether workers answer, and how often in a row one may not."""
 OWN = 0
 """The supervisor's number among those who tell metrics; workers are numbered from 1."""
 
@@ -69,7 +71,7 @@ class Workers:
 
         1. All workers start at once; one that cannot ends the others.
         2. The port file says that every worker accepts streams.
-        3. A worker that dies is started again.
+        3. A worker that dies is started again, one that hangs is killed first.
         4. Signals are passed on. A worker that does not end in time is killed.
 
         Raises:
@@ -80,7 +82,7 @@ class Workers:
         each = settings.model_copy(update=own)
         self._workers = tuple(Worker(number, each) for number in range(1, settings.num_workers + 1))
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+            asyncio.get_running_loop().add_signal_handler(number, self.stop)
         try:
             # 1
             try:
@@ -99,8 +101,10 @@ class Workers:
             async with asyncio.TaskGroup() as tasks:
                 # 3
                 kept = [tasks.create_task(self._keep(worker)) for worker in self._workers]
+                looking = tasks.create_task(self._look_after())
                 await self._stop.wait()
                 # 4
+                looking.cancel()
                 await asyncio.wait(kept, timeout=settings.drain_seconds + LATE_SECONDS)
                 for worker in self._workers:
                     worker.kill()
@@ -109,7 +113,8 @@ class Workers:
             for worker in self._workers:
                 worker.kill()
 
-    def _on_signal(self) -> None:
+    def stop(self) -> None:
+        """As one signal: the first ends `run`, and with it the workers drain; the second one ends their grace."""
         self._stop.set()
         for worker in self._workers:
             worker.stop()
@@ -137,6 +142,21 @@ class Workers:
                 await worker.start()
             except CannotStart as error:
                 logger.error("worker.cannot_start", worker=worker.number, why=str(error))
+
+    async def _look_after(self) -> None:
+        """Until cancelled: kills workers that do not answer. Probes from outside cannot: they reach any of them."""
+        missed: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            ports = [worker.admin_port for worker in self._workers]
+            answers = await asyncio.gather(*(self._ask(port, "healthz") for port in ports))
+            missed = {
+                port: 0 if answer else missed.get(port, 0) + 1 for port, answer in zip(ports, answers, strict=True)
+            }
+            for worker in self._workers:
+                if worker.admin_port and missed.get(worker.admin_port, 0) >= MISSES:
+                    logger.error("worker.hangs", worker=worker.number)
+                    worker.kill()
 
     async def _metrics(self) -> bytes:
         """The sums over all workers."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -25,7 +26,9 @@ from cellwire.client import Client
 from cellwire.resume import ResumePoint
 from cellwire.v1 import cell_service_pb2 as pb
 from models.cells import checked
+from service import workers as workers_module
 from service.port import hold
+from service.settings import load
 from tests.access import users
 from tests.harness import Place, ReplicaProcess, WireStream, arrays, fault, fault_of, number, small_models
 from tests.hostile import good, writes_held
@@ -273,6 +276,34 @@ async def test_a_worker_that_stands_still_is_left_out_and_killed_in_the_end(
     assert await group.value("cellwire_model_loads_total") == started == 4
     assert await asyncio.to_thread(group.terminate) == 1
     await until(lambda: gone(family), "the end of all processes")
+
+
+async def test_a_worker_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
+    def pids() -> dict[str, int | None]:
+        return {process.name: process.pid for process in multiprocessing.active_children()}
+
+    monkeypatch.setattr(workers_module, "LOOK_SECONDS", 0.1)
+    values: dict[str, Any] = {"store_url": place.service_url, "tenant": place.tenant, "models": place.repositories}
+    async with workers_module.Workers(load(**values, port=0, admin_port=0, workers=2)) as workers:
+        running = asyncio.create_task(workers.run())
+
+        async def serving() -> bool:
+            async with aiohttp.ClientSession() as session:
+                async with session.get(f"http://127.0.0.1:{workers.admin_port}/metrics") as response:
+                    return "\ncellwire_workers 2.0\n" in await response.text()
+
+        await eventually(serving, "two workers")
+        before = pids()
+        assert before["worker-1"]
+        os.kill(before["worker-1"], signal.SIGSTOP)
+        await until(lambda: pids()["worker-2"] == before["worker-2"] and "worker-1" not in pids(), "its end")
+        await eventually(serving, "two workers again")
+        after = pids()
+        assert after["worker-1"] != before["worker-1"]
+        assert after["worker-2"] == before["worker-2"]
+        workers.stop()
+        assert await running == 0
+    assert pids() == {}
 
 
 # The end
