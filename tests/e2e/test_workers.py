@@ -20,7 +20,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cellwire.cli.children import Children
+from cellwire.cli.children import Children, stop
 from cellwire.cli.embedded import EmbeddedStore
 from cellwire.client import Client
 from cellwire.resume import ResumePoint
@@ -362,6 +362,15 @@ def test_a_signal_before_it_serves_ends_it(processes: Children, place: Place, tm
     assert group.terminate() == 0
     assert group.told("server.started") == []
     wait_until(lambda: gone(family), "the end of all processes")
+
+
+def test_the_command_line_starts_as_many_as_it_is_told(processes: Children, place: Place, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "cellwire.cli", "serve", "--workers", "3"]
+    serving = processes.start(command, log=log, env=place.environment(log_format="json"))
+    wait_until(lambda: "workers.started" in log.read_text(), "three workers")
+    assert '"workers": 3' in log.read_text()
+    assert stop(serving, grace=40.0) == 0
 
 
 async def test_no_worker_outlives_a_supervisor_that_is_killed(group: Group) -> None:
