@@ -202,12 +202,12 @@ def decode_timestep(
         raise invalid("timesteps", f"at most {max_timesteps}")
     if step + timesteps > MAX_STEP:
         raise invalid("timesteps", f"the last step at most {MAX_STEP}")
-    deadline = received + _timeout("timeout", message.timeout) if message.HasField("timeout") else inf
+    deadline = received + decode_timeout("timeout", message.timeout) if message.HasField("timeout") else inf
     rows = decode_tensors("inputs", spec.inputs, message.inputs, timesteps)
     return Timestep(step, timesteps, rows, deadline, message.priority)
 
 
-def _timeout(field: str, message: Duration) -> float:
+def decode_timeout(field: str, message: Duration) -> float:
     """Seconds of a Duration that leaves time for something."""
     seconds, nanos = message.seconds, message.nanos
     if not (0 <= seconds <= MAX_SECONDS and 0 <= nanos < 10**9 and (seconds or nanos)):

@@ -4,9 +4,13 @@ Knows no message type; the codec turns an error into google.rpc.Status. Messages
 never values of tensors, tokens, or the text of another exception.
 """
 
+import secrets
 from dataclasses import dataclass, field
 
+import structlog
 from grpc import StatusCode
+
+logger = structlog.get_logger(__name__)
 
 RETRY_AFTER = 1.0
 """Seconds, where nothing better is known."""
@@ -262,3 +266,10 @@ class Unsupported(CellwireError):
     """A part of the protocol that this release does not serve."""
 
     code, reason = StatusCode.UNIMPLEMENTED, "UNSUPPORTED"
+
+
+def internal_error(error: BaseException, method: str) -> InternalError:
+    """The error that stands for one that nobody foresaw; it is in the log."""
+    error_id = secrets.token_hex(4)
+    logger.error("rpc.internal_error", method=method, error_id=error_id, exc_info=error)
+    return InternalError(f"internal error {error_id}")

@@ -7,7 +7,6 @@ CellwireError becomes its google.rpc.Status, and anything else INTERNAL with fix
 import asyncio
 import inspect
 import math
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
@@ -20,7 +19,7 @@ from google.rpc.status_pb2 import Status
 
 from service import metrics
 from service.codec import encode_status, readable, reader
-from service.errors import CellwireError, InternalError, SlowConsumer
+from service.errors import CellwireError, SlowConsumer, internal_error
 
 logger = structlog.get_logger(__name__)
 
@@ -39,13 +38,6 @@ def rpc_status(error: CellwireError) -> _RpcStatus:
     """What ends an RPC: the status code, the text, and all of google.rpc.Status in the trailing metadata."""
     status: Status = encode_status(error)
     return _RpcStatus(error.code, error.message, (("grpc-status-details-bin", status.SerializeToString()),))
-
-
-def internal_error(error: BaseException, method: str) -> InternalError:
-    """The error that stands for one that nobody foresaw; it is in the log."""
-    error_id = secrets.token_hex(4)
-    logger.error("rpc.internal_error", method=method, error_id=error_id, exc_info=error)
-    return InternalError(f"internal error {error_id}")
 
 
 class _Answering:

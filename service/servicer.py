@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, aclosing, suppress
 from math import inf
 from typing import Any
 
@@ -17,22 +17,23 @@ from service.codec import (
     decode_open,
     decode_stream,
     decode_timestep,
-    duration,
     encode_notice,
     encode_refused,
     encode_reply,
+    encode_status,
     first_message,
     reply_message,
 )
-from service.errors import AlreadyOpen, CellwireError, Draining, Overloaded, SessionClosed, Unsupported
+from service.errors import AlreadyOpen, CellwireError, Draining, Overloaded
+from service.many import ManyStream
+from service.openings import close, opened_message
 from service.session import Session
-from service.sessions import OpenedSession, Sessions
-from service.tensors import invalid, tensor_spec
+from service.sessions import Sessions
+from service.tensors import invalid
 from service.values import Timestep
+from service.welcome import Welcome
 
 HEAR_OUT_SECONDS = 1.0
-IN_TIME = 0.9
-"""Of the time after which a message may come again: clocks and roundings differ."""
 LONGEST_CALL = 10.0
 """Seconds that a unary call without a deadline may wait for its session."""
 
@@ -44,24 +45,11 @@ class LiveStream:
         self.ended: CellwireError | None = None
         self.waiting = False
         """For the client's next message: the only place where it may be interrupted."""
-        self._welcome_at = 0.0
-        self._refused_priority = 0
+        self.welcome = Welcome()
         self._task = asyncio.current_task()
-
-    def sent_away(self, message: pb.Timestep, seconds: float) -> None:
-        """The message was refused for load, and told to come again after so long."""
-        self._welcome_at = time.monotonic() + IN_TIME * seconds
-        self._refused_priority = message.priority
-
-    def is_early(self, message: pb.Timestep, received: float) -> bool:
-        """Whether it comes again before the time that was told, and matters no more than what was refused."""
-        return received < self._welcome_at and message.priority <= self._refused_priority
 
     async def hold_back(self, message: pb.Timestep, received: float) -> None:
         """Keeps who comes too early waiting until it may come, and sends it away unexecuted.
-
-        Who does not listen is slowed down to what its refusals may cost; and what piled up behind is late anyway. None
-        waits beyond its own timeout.
 
         Raises:
             Overloaded: come again in the time that is left, if any.
@@ -69,10 +57,9 @@ class LiveStream:
         timeout = message.timeout  # not checked yet
         patience = timeout.seconds + timeout.nanos / 1e9 if message.HasField("timeout") else inf
         self.waiting = True
-        await asyncio.sleep(min(self._welcome_at - received, max(0.0, patience)))
+        await asyncio.sleep(self.welcome.wait(received, patience))
         self.waiting = False
-        left = max(0.0, self._welcome_at - time.monotonic())
-        raise Overloaded("this message came before the time that was told", retry_after=left)
+        raise self.welcome.too_early()
 
     def end(self, error: CellwireError) -> None:
         """Ends the stream with this error: now if it waits for a message, else behind the one in hand."""
@@ -97,7 +84,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         self._calls = calls
         self._stream_cap = Cap("max_streams", max_streams)
         self._session_cap = Cap("max_sessions", max_sessions)
-        self.streams: set[LiveStream] = set()
+        self.streams: set[LiveStream | ManyStream] = set()
         """Live ones; a drain waits until there are none."""
         self._running_calls = 0
         self._left = asyncio.Event()
@@ -118,13 +105,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
     ) -> AsyncIterator[pb.StreamResponse | bytes]:
         """One session: Open, then one reply a message, until the client ends it or its claim is lost."""
         messages, stream, caps = aiter(request_iterator), LiveStream(), ExitStack()
-        try:
-            if self._sessions.draining:
-                raise Draining("this replica is going", retry_after=0.0)
-            caps.enter_context(self._stream_cap.one())
-        except CellwireError:
-            await _hear_out(messages)
-            raise
+        await self._let_in(messages, caps)
         self.streams.add(stream)
         session: Session | None = None
         try:
@@ -141,7 +122,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             session = opened.session
             session.on_lost = stream.end
             self._sessions.hold(session)
-            yield pb.StreamResponse(opened=self._opened(opened, message.metadata))
+            yield pb.StreamResponse(opened=opened_message(opened, self._sessions.terms, message.metadata))
             if message.HasField("replies_after"):
                 for reply in session.replies_after(message.replies_after):
                     yield encode_reply(reply)
@@ -185,7 +166,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                     received = time.monotonic()
                     step = request.timestep.step
                     if session.follows(step):
-                        if stream.is_early(request.timestep, received):
+                        if stream.welcome.is_early(request.timestep.priority, received):
                             await stream.hold_back(request.timestep, received)
                         session.cell.admission.check(request.timestep.priority)
                     reply = await session.step(self._timestep(request.timestep, session, received))
@@ -194,26 +175,15 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                     return encode_reply(reply)
                 case "close":
                     step = request.close.step
-                    return await self._close(session, request.close)
+                    return pb.StreamResponse(closed=pb.Closed(step=await close(session, request.close)))
             raise AlreadyOpen("a stream opens one session, once")
         except CellwireError as error:
             if error.ends_stream:
                 raise
             metrics.REFUSED.labels(error.reason).inc()
             if isinstance(error, Overloaded) and error.retry_after and isinstance(message, pb.StreamRequest):
-                stream.sent_away(message.timestep, error.retry_after)
+                stream.welcome.sent_away(message.timestep.priority, error.retry_after)
             return encode_refused(step, error)
-
-    async def _close(self, session: Session, close: pb.Close) -> pb.StreamResponse:
-        step = session.step_number
-        if close.keep:
-            await session.flush()
-        elif not session.closed:
-            try:
-                step = await session.close(close.step)
-            except SessionClosed as error:  # by an operator, or by this client elsewhere: it is what was asked for
-                step = error.position.step if error.position else step
-        return pb.StreamResponse(closed=pb.Closed(step=step))
 
     async def Step(self, request: pb.StepRequest, context: Any) -> pb.StepResponse:  # noqa: N802
         """One message of a session without a stream."""
@@ -237,53 +207,49 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         finally:
             self._running_calls -= 1
             self._left.set()
-        return pb.StepResponse(opened=self._opened(opened, request.open.metadata), reply=reply_message(reply))
+        told = opened_message(opened, self._sessions.terms, request.open.metadata)
+        return pb.StepResponse(opened=told, reply=reply_message(reply))
 
-    async def StreamMany(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.StreamManyResponse]:  # noqa: N802
-        """Many sessions on one stream."""
-        if request_iterator:
-            raise Unsupported("this release serves one session a stream")
-        yield pb.StreamManyResponse()
+    async def StreamMany(  # type: ignore[override]  # noqa: N802  replies go out as bytes
+        self, request_iterator: AsyncIterator[pb.StreamManyRequest | Unreadable], context: Any
+    ) -> AsyncIterator[pb.StreamManyResponse | bytes]:
+        """Many sessions on one stream, each answered and failing by itself."""
+        messages, caps = aiter(request_iterator), ExitStack()
+        await self._let_in(messages, caps)
+        stream = ManyStream(self._sessions, self._session_cap)
+        self.streams.add(stream)
+        try:
+            async with aclosing(stream.responses(messages)) as responses:
+                async for response in responses:
+                    failpoints.hit("before_encode")
+                    yield response
+        finally:
+            self.streams.discard(stream)
+            caps.close()
+            self._left.set()
+        if stream.ended:
+            yield pb.StreamManyResponse(notice=pb.Notice(status=encode_status(stream.ended)))
+            raise stream.ended
+
+    async def _let_in(self, messages: AsyncIterator[object], caps: ExitStack) -> None:
+        """Counts one more stream, until the stack is closed.
+
+        Raises:
+            Draining, Quota: it is refused, after its first message: a client whose write fails is not given the reason.
+        """
+        try:
+            if self._sessions.draining:
+                raise Draining("this replica is going", retry_after=0.0)
+            caps.enter_context(self._stream_cap.one())
+        except CellwireError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEAR_OUT_SECONDS):
+                    await anext(messages, None)
+            raise
 
     def _timestep(self, message: pb.Timestep, session: Session, received: float) -> Timestep:
         max_timesteps = self._sessions.terms.max_timesteps
         return decode_timestep(message, session.cell.spec, session.unnumbered, max_timesteps, received)
-
-    def _opened(self, opened: OpenedSession, metadata: bool) -> pb.Opened:
-        session, terms = opened.session, self._sessions.terms
-        spec, chosen = session.cell.spec, session.options.outputs
-        outputs = [tensor for tensor in (*spec.outputs, *spec.gates) if tensor.name in chosen]
-        return pb.Opened(
-            created=opened.created,
-            step=session.step_number,
-            h=session.h,
-            epoch=session.owner.epoch,
-            incarnation=session.owner.incarnation,
-            create_token=opened.drawn_token,
-            store_id=opened.store_id,
-            write_mode=pb.WRITE_MODE_WRITE_BEHIND if session.tail else pb.WRITE_MODE_WRITE_THROUGH,
-            replicas=session.replicas,
-            max_undurable=terms.tail.most if session.tail else 0,
-            window=terms.window,
-            ring=terms.ring,
-            max_timesteps=terms.max_timesteps,
-            max_message_bytes=terms.max_message_bytes,
-            idle_ttl=duration(session.ttl_ms / 1000),
-            model=spec.name,
-            version=spec.version,
-            model_digest=spec.digest,
-            inputs=[tensor.name for tensor in spec.inputs],
-            outputs=[tensor.name for tensor in outputs],
-            input_specs=[tensor_spec(tensor) for tensor in spec.inputs] if metadata else (),
-            output_specs=[tensor_spec(tensor) for tensor in outputs] if metadata else (),
-        )
-
-
-async def _hear_out(messages: AsyncIterator[object]) -> None:
-    """Takes the first message of a stream that is refused: a client whose write fails is not given the reason."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(HEAR_OUT_SECONDS):
-            await anext(messages, None)
 
 
 def _keeps(message: pb.StreamRequest | Unreadable) -> bool:

@@ -7,9 +7,10 @@ the shape, the length and the range that the model declares.
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from cellwire.v1 import tensor_pb2
-from service.errors import InvalidInput
+from service.errors import InvalidInput, StateCorrupt
 from service.values import InputSpec, ModelSpec, Row, TensorSpec
 
 DTYPES: dict[int, np.dtype] = {
@@ -87,6 +88,17 @@ def _checked(field: str, spec: InputSpec, tensor: tensor_pb2.Tensor, timesteps: 
     size = (timesteps or 1) * spec.nbytes
     if len(data) != size:
         raise invalid(f"{field}.{spec.name}.data", f"{size} bytes, {len(data)} given")
+    check_values(field, spec, data)
+    return data
+
+
+def check_values(field: str, spec: InputSpec, data: bytes) -> None:
+    """Refuses numbers that the input does not take; `data` are whole elements of its dtype, of any number of timesteps.
+
+    Raises:
+        InvalidInput: not finite, no boolean, or out of the declared range.
+    """
+    dtype = spec.dtype
     if dtype.kind == "f":
         # bytes of 0 and 1: to search them costs half of what all() does
         if b"\0" in np.isfinite(np.frombuffer(data, dtype)).tobytes():
@@ -100,7 +112,6 @@ def _checked(field: str, spec: InputSpec, tensor: tensor_pb2.Tensor, timesteps: 
         high = spec.high if spec.high is not None else np.iinfo(dtype).max
         if values.min() < low or values.max() > high:
             raise invalid(f"{field}.{spec.name}.data", f"integers from {low} to {high}")
-    return data
 
 
 def varint(value: int) -> bytes:
@@ -132,14 +143,51 @@ class OutputsEncoder:
 
     def __call__(self, timesteps: int, rows: Sequence[Row]) -> bytes:
         """`rows` holds the outputs and gates of each timestep; `timesteps` as in values.Timestep."""
-        heads = self._heads.get(timesteps)
-        if heads is None:
-            heads = self._heads[timesteps] = self._head(timesteps)
         parts = []
-        for (at, _), head in zip(self._chosen, heads, strict=True):
+        for (at, _), head in zip(self._chosen, self._heads_of(timesteps), strict=True):
             parts.append(head)
             parts.extend(row[at] for row in rows)
         return b"".join(parts)
+
+    @property
+    def tensors(self) -> list[TensorSpec]:
+        """The selection, in the order in which it is sent."""
+        return [tensor for _, tensor in self._chosen]
+
+    def data(self, timesteps: int, outputs: Sequence[bytes]) -> list[bytes]:
+        """For each tensor its raw bytes in all of these, which this encoder made, one behind the other.
+
+        They are cut out, because nothing but the numbers differs between the outputs of two sessions.
+        """
+        table = np.frombuffer(b"".join(outputs), np.uint8).reshape(len(outputs), -1)
+        columns, at = [], 0
+        for tensor, head in zip(self.tensors, self._heads_of(timesteps), strict=True):
+            at += len(head)
+            end = at + tensor.nbytes * max(1, timesteps)
+            columns.append(table[:, at:end].tobytes())
+            at = end
+        return columns
+
+    def again(self, timesteps: int, outputs: bytes) -> bytes:
+        """The same outputs as this encoder makes them, whichever release did.
+
+        Raises:
+            StateCorrupt: they are not of this selection of the model's tensors.
+        """
+        try:
+            stored = [tensor.data for tensor in tensor_pb2.Outputs.FromString(outputs).tensors]
+        except DecodeError:
+            stored = []
+        if [len(data) for data in stored] != [tensor.nbytes * max(1, timesteps) for tensor in self.tensors]:
+            raise StateCorrupt("a stored reply is not one of this model")
+        heads = self._heads_of(timesteps)
+        return b"".join(part for pair in zip(heads, stored, strict=True) for part in pair)
+
+    def _heads_of(self, timesteps: int) -> list[bytes]:
+        heads = self._heads.get(timesteps)
+        if heads is None:
+            heads = self._heads[timesteps] = self._head(timesteps)
+        return heads
 
     def _head(self, timesteps: int) -> list[bytes]:
         """What stands before the data of each tensor; protobuf's form, so that no message is built a timestep."""

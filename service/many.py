@@ -1,0 +1,215 @@
+"""A stream of many sessions: reads messages, gives each of their parts to its handle, sends what the handles answer.
+
+What one session does on it stands in `handles`, how answers are gathered in `answers`, the columns in `columns`.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from cellwire.v1 import cell_service_pb2 as pb
+from service.admission import Cap
+from service.answers import Answers
+from service.codec import Unreadable, decode_open, readable
+from service.columns import Columns, decode_columns
+from service.errors import AlreadyOpen, CellwireError, InvalidInput, OpenExpected, internal_error
+from service.handles import METHOD, Handle
+from service.openings import close, opened_message
+from service.session import Session
+from service.sessions import Sessions
+from service.tensors import invalid
+
+Messages = AsyncIterator[pb.StreamManyRequest | Unreadable]
+NOT_OPEN = OpenExpected("handle: not open on this stream")
+
+
+class UsedHandles:
+    """The handles that a stream has had. Of a client that counts up, only the last one is kept."""
+
+    def __init__(self) -> None:
+        self._first = self._next = 0
+        """Those from the first one up to here were counted up."""
+        self._others: set[int] = set()
+
+    def add(self, handle: int) -> bool:
+        """False if it was there before."""
+        if self._first == self._next:
+            self._first = self._next = handle
+        if self._first <= handle < self._next or handle in self._others:
+            return False
+        self._others.add(handle)
+        while self._next in self._others:
+            self._others.remove(self._next)
+            self._next += 1
+        return True
+
+
+class ManyStream:
+    """One stream of many sessions, which may be ended from outside."""
+
+    def __init__(self, sessions: Sessions, session_cap: Cap) -> None:
+        self.ended: CellwireError | None = None
+        self._sessions = sessions
+        self._session_cap = session_cap
+        self._answers = Answers(sessions.terms.max_message_bytes)
+        self._handles: dict[int, Handle] = {}
+        """Those that are not gone."""
+        self._used = UsedHandles()
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Opens and closes."""
+        self._reader: asyncio.Task[None] | None = None
+
+    async def responses(
+        self, messages: AsyncIterator[pb.StreamManyRequest | Unreadable]
+    ) -> AsyncGenerator[bytes, None]:
+        """Serialized StreamManyResponses. Ends behind the last answer, once the client sends no more or `end` was
+        called; then all sessions are left."""
+        reader = self._reader = asyncio.create_task(self._read(messages))
+        reader.add_done_callback(lambda _: self._answers.nudge())
+        try:
+            while not (reader.done() and self._is_idle()):
+                await self._answers.news()
+                for response in self._answers.take():
+                    yield response
+            if not reader.cancelled():
+                reader.result()
+        finally:
+            for task in (reader, *self._tasks):
+                task.cancel()
+            for handle in tuple(self._handles.values()):
+                handle.leave()
+
+    def end(self, error: CellwireError) -> None:
+        """Ends the stream with this error, behind what is in hand; what waits is not taken any more."""
+        if self.ended is None:
+            self.ended = error
+            if self._reader:
+                self._reader.cancel()
+            for handle in tuple(self._handles.values()):
+                handle.stop()
+            self._answers.nudge()
+
+    def _is_idle(self) -> bool:
+        return not self._answers and not any(handle.busy for handle in self._handles.values())
+
+    async def _read(self, messages: Messages) -> None:
+        """Takes messages, but none while the client leaves too many answers unread."""
+        try:
+            while True:
+                await self._answers.room()
+                message = await anext(messages, None)
+                if message is None:
+                    return
+                self._take(message)
+        except CellwireError as error:
+            self.end(error)
+
+    def _take(self, message: pb.StreamManyRequest | Unreadable) -> None:
+        received = time.monotonic()
+        readable(message)
+        assert isinstance(message, pb.StreamManyRequest)  # noqa: S101  for the type checker: it is readable
+        for opening in message.opens:
+            self._open(opening)
+        for columns in message.timesteps:
+            self._step(columns, received)
+        for closing in message.closes:
+            self._ask_close(closing, received)
+
+    # opens
+
+    def _open(self, message: pb.HandleOpen) -> None:
+        number = message.handle
+        if not self._used.add(number):
+            error = AlreadyOpen("handle: one that this stream has not had")
+            self._answers.refused(number, 0, error, ended=number not in self._handles)
+            return
+        caps = ExitStack()
+        window = self._sessions.terms.window
+        handle = Handle(number, self._answers, window, self._close, partial(self._leave, caps))
+        self._handles[number] = handle
+        self._spawn(self._claim(handle, message.open, caps))
+
+    async def _claim(self, handle: Handle, message: pb.Open, caps: ExitStack) -> None:
+        try:
+            request = decode_open(message)
+            caps.enter_context(self._session_cap.one())
+            self._sessions.admit(request)
+            opened = await self._sessions.open(request)
+        except CellwireError as error:
+            handle.end(error)
+            return
+        except Exception as error:
+            handle.end(internal_error(error, METHOD))
+            return
+        session = opened.session
+        self._answers.opened(handle.number, opened_message(opened, self._sessions.terms, message.metadata))
+        self._sessions.hold(session)
+        handle.begin(session, () if request.replies_after is None else session.replies_after(request.replies_after))
+
+    # timesteps
+
+    def _step(self, columns: pb.TimestepColumns, received: float) -> None:
+        numbers = list(columns.handles)
+        if not numbers:
+            raise invalid("timesteps.handles", "at least one")
+        handles = [self._handles.get(number) for number in numbers]
+        steps: Sequence[int] = columns.steps if len(columns.steps) == len(numbers) else [0] * len(numbers)
+        sessions = [handle.session if handle else None for handle in handles]
+        decoded = self._decoded(columns, sessions, received)
+        for at, (number, handle, session, step) in enumerate(zip(numbers, handles, sessions, steps, strict=True)):
+            if handle is None or session is None:
+                self._answers.refused(number, step, NOT_OPEN, ended=handle is None)
+            elif isinstance(decoded, InvalidInput):
+                handle.take(step, decoded, received)
+            else:
+                handle.take(step, decoded.message(at, step, session.unnumbered), received)
+
+    def _decoded(
+        self, columns: pb.TimestepColumns, sessions: Sequence[Session | None], received: float
+    ) -> Columns | InvalidInput:
+        """The columns, or what is wrong with all of them."""
+        cells = {session.cell for session in sessions if session}
+        if len(cells) != 1:
+            return invalid("timesteps.handles", "open ones of one model")
+        (cell,) = cells
+        try:
+            return decode_columns(columns, cell.spec, self._sessions.terms.max_timesteps, received)
+        except InvalidInput as error:
+            return error
+
+    # closes
+
+    def _ask_close(self, message: pb.HandleClose, received: float) -> None:
+        handle, close = self._handles.get(message.handle), message.close
+        if handle is None:
+            self._answers.refused(message.handle, close.step, NOT_OPEN, ended=True)
+        elif not message.HasField("close"):
+            handle.take(0, invalid("closes.close", "how to close the session"), received)
+        else:
+            handle.take(close.step, close, received)
+
+    def _close(self, handle: Handle, message: pb.Close) -> None:
+        self._spawn(self._closed(handle, message))
+
+    async def _closed(self, handle: Handle, message: pb.Close) -> None:
+        assert handle.session  # noqa: S101  for the type checker: only what is open is closed
+        try:
+            step = await close(handle.session, message)
+        except Exception as error:
+            handle.answered(error)
+        else:
+            handle.closed(step)
+
+    def _leave(self, caps: ExitStack, handle: Handle) -> None:
+        del self._handles[handle.number]
+        caps.close()
+        if handle.session:
+            self._sessions.leave(handle.session)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
