@@ -1,14 +1,13 @@
 """What a stream of many sessions has to tell, gathered into as few messages as may be.
 
-Knows handles by their numbers only. In one message a client reads what was opened first, then replies column by column,
-then refusals, then what was closed; so gathered, the answers of each handle keep their order.
+Knows of a handle its number and where its last answer stands. In one message a client reads first what was opened, then
+replies column by column, then refusals, then what was closed; gathered for that, a handle's answers keep their order.
 """
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from google.rpc.status_pb2 import Status
 
@@ -21,57 +20,72 @@ from service.tensors import OutputsEncoder
 
 SMALL_BYTES = 256
 """An answer without outputs counts as so many."""
-_OPENED, _REFUSED, _CLOSED = 0, 1 << 30, (1 << 30) + 1
-"""Places in a message, in the order in which they are read; from 1 on those of columns."""
+_REFUSED, _CLOSED, _PLACES = 1 << 30, (1 << 30) + 1, 1 << 31
+"""Places in a message in the order in which they are read, from 1 on those of columns, before them what was opened; and
+how many there are."""
 
 Form = tuple[OutputsEncoder, int]
 """What replies that share columns have in common: the selection of outputs and the number of timesteps."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    step: int
-    error: CellwireError
-    ended: bool
+class Recipient:
+    """A handle as far as answers know it."""
 
+    __slots__ = ("last_place", "number")
 
-_Answer = tuple[Form, Reply] | _Refusal | pb.Opened | pb.Closed
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.last_place = 0
+        """Of its last answer; places are counted on from message to message."""
 
 
 class Answers:
-    """Answers that are ready, in the order in which they came about; handles put them in, the stream takes them out."""
+    """Answers that are ready: handles put them in as they come about, the stream takes them out."""
 
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes`: about so many are sent in one message, and may be unsent before no more should be asked for."""
-        self._ready: list[tuple[int, _Answer]] = []
         self._max_bytes = max_bytes
-        self._unsent = 0
-        self._received: Counter[float] = Counter()
-        """Of the replies: when their messages were; those of one message share it."""
+        self._full: list[_Response] = []
+        self._response = _Response(0)
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
 
-    def opened(self, handle: int, opened: pb.Opened) -> None:
+    def opened(self, to: Recipient, opened: pb.Opened) -> None:
         """The session is claimed."""
-        self._put(handle, opened, SMALL_BYTES)
+        response = self._response_for(to, 0)
+        response.message.opened.add(handle=to.number, opened=opened)
+        self._put(response, SMALL_BYTES)
 
-    def reply(self, handle: int, form: Form, reply: Reply, received: float | None = None) -> None:
+    def reply(self, to: Recipient, form: Form, reply: Reply, received: float | None = None) -> None:
         """The answer to one message, and when that was received (monotonic)."""
-        if received is not None:
-            self._received[received] += 1
-        self._put(handle, (form, reply), SMALL_BYTES + len(reply.outputs))
+        response = self._response
+        columns = response.newest.get(form)
+        if columns is None or columns.place < to.last_place:
+            response = self._response_for(to, _REFUSED - 1)
+            columns = response.new_columns(form)
+        to.last_place = columns.place
+        columns.handles.append(to.number)
+        columns.replies.append(reply)
+        columns.received.append(received)
+        self._put(response, len(reply.outputs))
 
-    def refused(self, handle: int, step: int, error: CellwireError, ended: bool = False) -> None:
+    def refused(self, to: Recipient, step: int, error: CellwireError, ended: bool = False) -> None:
         """A message was not executed; `ended`: nor will any other of this handle."""
-        self._put(handle, _Refusal(step, error, ended), SMALL_BYTES)
+        metrics.REFUSED.labels(error.reason).inc()
+        response = self._response_for(to, _REFUSED)
+        status = response.status(error)
+        response.message.refused.add(handle=to.number, step=step, status=status, ended=ended)
+        self._put(response, SMALL_BYTES)
 
-    def closed(self, handle: int, step: int) -> None:
+    def closed(self, to: Recipient, step: int) -> None:
         """The session was closed or left at this step, as its client asked."""
-        self._put(handle, pb.Closed(step=step), SMALL_BYTES)
+        response = self._response_for(to, _CLOSED)
+        response.message.closed.add(handle=to.number, closed=pb.Closed(step=step))
+        self._put(response, SMALL_BYTES)
 
-    def __len__(self) -> int:
-        return len(self._ready)
+    def __bool__(self) -> bool:
+        return bool(self._full or self._response.bytes)
 
     async def news(self) -> None:
         """Returns once something is ready, or `nudge` was called."""
@@ -88,86 +102,79 @@ class Answers:
 
     def take(self) -> Iterator[bytes]:
         """Everything that is ready, as serialized StreamManyResponses."""
-        ready, self._ready, self._unsent = self._ready, [], 0
-        received, self._received = self._received, Counter()
+        if self._response.bytes:
+            self._turn_page()
+        full, self._full = self._full, []
         self._room.set()
-        now = time.monotonic()
-        for at, count in received.items():
-            metrics.STEP_SECONDS.observe(now - at, count)
-        response = _Response(self._max_bytes)
-        for handle, answer in ready:
-            if not response.takes(handle, answer):
-                yield response.encode()
-                response = _Response(self._max_bytes)
-                response.takes(handle, answer)
-        if ready:
+        for response in full:
             yield response.encode()
 
-    def _put(self, handle: int, answer: _Answer, size: int) -> None:
-        self._ready.append((handle, answer))
-        self._unsent += size
-        if self._unsent > self._max_bytes:
+    def _response_for(self, to: Recipient, place: int) -> "_Response":
+        """The message that takes an answer at this place: the one in the making, or the next if an earlier answer of
+        the handle stands behind it."""
+        if self._response.first_place + place < to.last_place:
+            self._turn_page()
+        to.last_place = self._response.first_place + place
+        return self._response
+
+    def _put(self, response: "_Response", size: int) -> None:
+        if not response.bytes:
+            self._news.set()
+        response.bytes += size
+        if response.bytes > self._max_bytes:
+            self._turn_page()
             self._room.clear()
-        self._news.set()
+
+    def _turn_page(self) -> None:
+        self._full.append(self._response)
+        self._response = _Response(self._response.first_place + _PLACES)
+
+
+class _Columns:
+    """Replies that share a form."""
+
+    __slots__ = ("handles", "place", "received", "replies")
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.handles: list[int] = []
+        self.replies: list[Reply] = []
+        self.received: list[float | None] = []
 
 
 class _Response:
     """One message in the making."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._bytes_left = max_bytes
-        self._message = pb.StreamManyResponse()
-        self._columns: list[tuple[Form, list[int], list[Reply]]] = []
-        self._newest: dict[Form, int] = {}
-        """The place of the last columns of each form."""
-        self._last: dict[int, int] = {}
-        """The place of the last answer of each handle."""
-        self._statuses: dict[int, Status] = {}
-        """By the identity of its error: many handles may be refused for one reason."""
+    def __init__(self, first_place: int) -> None:
+        self.first_place = first_place
+        self.bytes = 0
+        """About as many as it will have; 0 if it is empty."""
+        self.message = pb.StreamManyResponse()
+        self.newest: dict[Form, _Columns] = {}
+        """The last columns of each form."""
+        self._columns: list[tuple[Form, _Columns]] = []
+        self._statuses: dict[CellwireError, Status] = {}
+        """Many handles may be refused for one reason."""
 
-    def takes(self, handle: int, answer: _Answer) -> bool:
-        """Puts the answer in; False where it is full, or would have it stand before an earlier one of its handle."""
-        last = self._last.get(handle, _OPENED)
-        place = self._place(answer, last)
-        if place < last or self._bytes_left <= 0:
-            return False
-        self._last[handle] = place
-        self._bytes_left -= SMALL_BYTES
-        if isinstance(answer, tuple):
-            form, reply = answer
-            if place > len(self._columns):
-                self._columns.append((form, [], []))
-                self._newest[form] = place
-            _, handles, replies = self._columns[place - 1]
-            handles.append(handle)
-            replies.append(reply)
-            self._bytes_left -= len(reply.outputs)
-        elif isinstance(answer, _Refusal):
-            status = self._status(answer.error)
-            self._message.refused.add(handle=handle, step=answer.step, status=status, ended=answer.ended)
-        elif isinstance(answer, pb.Opened):
-            self._message.opened.add(handle=handle, opened=answer)
-        else:
-            self._message.closed.add(handle=handle, closed=answer)
-        return True
+    def new_columns(self, form: Form) -> _Columns:
+        """Behind all others."""
+        columns = self.newest[form] = _Columns(self.first_place + 1 + len(self._columns))
+        self._columns.append((form, columns))
+        return columns
+
+    def status(self, error: CellwireError) -> Status:
+        """The error as it is sent."""
+        status = self._statuses.get(error)
+        if status is None:
+            status = self._statuses[error] = encode_status(error)
+        return status
 
     def encode(self) -> bytes:
         """Serialized."""
-        columns = [encode_columns(*form, handles, replies) for form, handles, replies in self._columns]
-        self._message.replies.extend(columns)
-        return self._message.SerializeToString()
-
-    def _place(self, answer: _Answer, last: int) -> int:
-        if isinstance(answer, tuple):
-            newest = self._newest.get(answer[0], 0)
-            return newest if newest > 0 and newest >= last else len(self._columns) + 1
-        if isinstance(answer, _Refusal):
-            return _REFUSED
-        return _OPENED if isinstance(answer, pb.Opened) else _CLOSED
-
-    def _status(self, error: CellwireError) -> Status:
-        metrics.REFUSED.labels(error.reason).inc()
-        status = self._statuses.get(id(error))
-        if status is None:
-            status = self._statuses[id(error)] = encode_status(error)
-        return status
+        now = time.monotonic()
+        for form, columns in self._columns:
+            self.message.replies.append(encode_columns(*form, columns.handles, columns.replies))
+            for received, count in Counter(columns.received).items():
+                if received is not None:
+                    metrics.STEP_SECONDS.observe(now - received, count)
+        return self.message.SerializeToString()

@@ -1,46 +1,26 @@
 """Timesteps and replies of many sessions in columns <-> values: every check on what a gateway sends.
 
 Knows the message types and the ModelSpec; knows neither handles nor sessions. What is wrong with a message as a whole
-is raised; what is wrong with the numbers of one row stands in its place, and the other rows can be trusted.
+is raised; what is wrong with one row stands in its place, and the other rows can be trusted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import repeat
 from math import inf
-from typing import NamedTuple
 
 from cellwire.v1 import cell_service_pb2 as pb
 from service.codec import Reply, decode_timeout
 from service.errors import InvalidInput
 from service.tensors import WIRE_TYPES, OutputsEncoder, check_values, invalid
-from service.values import MAX_STEP, InputSpec, ModelSpec, Row, Timestep
+from service.values import MAX_STEP, InputSpec, ModelSpec, Timestep
 
 
-class Columns(NamedTuple):
-    """Checked columns: a message for each handle, or why it is none."""
-
-    timesteps: int
-    """As in values.Timestep, the same for all."""
-    rows: list[tuple[Row, ...]]
-    """Of each handle."""
-    faults: dict[int, InvalidInput]
-    """By place in the columns: numbers that the model does not take."""
-    deadline: float
-    """Monotonic time."""
-    priority: int
-
-    def message(self, at: int, step: int, unnumbered: bool) -> Timestep | InvalidInput:
-        """The checked message at this place, of the step that its handle named; or why it is none."""
-        if unnumbered and step:
-            return invalid("step", "0 in a session opened unnumbered")
-        if not unnumbered and not step:
-            return invalid("step", "from 1; unnumbered is chosen at open")
-        if step + self.timesteps > MAX_STEP:
-            return invalid("step", f"the last one at most {MAX_STEP}")
-        return self.faults.get(at) or Timestep(step, self.timesteps, self.rows[at], self.deadline, self.priority)
-
-
-def decode_columns(message: pb.TimestepColumns, spec: ModelSpec, max_timesteps: int, received: float) -> Columns:
-    """The checked form of TimestepColumns of this model; their timeout counts from `received`, a monotonic time.
+def decode_columns(
+    message: pb.TimestepColumns, spec: ModelSpec, max_timesteps: int, received: float
+) -> list[Timestep | InvalidInput]:
+    """For each handle its checked Timestep of this model, or what is wrong with its row; whether a step has to be 0 its
+    session knows. Their timeout counts from `received`, a monotonic time.
 
     Raises:
         InvalidInput: the columns do not fit the handles or the model.
@@ -54,17 +34,27 @@ def decode_columns(message: pb.TimestepColumns, spec: ModelSpec, max_timesteps: 
     if len(message.inputs) != len(spec.inputs):
         names = ", ".join(tensor.name for tensor in spec.inputs)
         raise invalid("inputs", f"{len(spec.inputs)} columns ({names}), {len(message.inputs)} given")
-    faults: dict[int, InvalidInput] = {}
-    cells = []
-    for tensor, column in zip(spec.inputs, message.inputs, strict=True):
-        data = _checked(tensor, column, count, timesteps)
-        faults |= _faults(tensor, data, count)
-        cells.append([data[at : at + tensor.nbytes] for at in range(0, len(data), tensor.nbytes)])
-    rows: list[Row] = list(zip(*cells, strict=True))
-    if timesteps <= 1:
-        return Columns(timesteps, [(row,) for row in rows], faults, deadline, message.priority)
-    spans = [tuple(rows[at : at + timesteps]) for at in range(0, len(rows), timesteps)]
-    return Columns(timesteps, spans, faults, deadline, message.priority)
+    columns = [_checked(*each, count, timesteps) for each in zip(spec.inputs, message.inputs, strict=True)]
+    rows = zip(*map(_cut, spec.inputs, columns), strict=True)
+    spans = zip(*[rows] * max(1, timesteps), strict=True)  # of one iterator with itself: groups of T
+    fields = zip(message.steps, repeat(timesteps), spans, repeat(deadline), repeat(message.priority), strict=False)
+    # as Timestep(...), which is not written in C: this is done for each handle
+    decoded: list[Timestep | InvalidInput] = [*map(partial(tuple.__new__, Timestep), fields)]
+    for tensor, column in zip(spec.inputs, columns, strict=True):
+        for at, fault in _faults(tensor, column, count):
+            decoded[at] = fault
+    last = MAX_STEP - timesteps
+    if max(message.steps) > last:
+        for at, step in enumerate(message.steps):
+            if step > last:
+                decoded[at] = invalid("step", f"at most {last}")
+    return decoded
+
+
+def _cut(spec: InputSpec, column: bytes) -> list[bytes]:
+    """The bytes of each timestep."""
+    size = spec.nbytes
+    return [column[at : at + size] for at in range(0, len(column), size)]
 
 
 def _checked(spec: InputSpec, column: pb.Column, count: int, timesteps: int) -> bytes:
@@ -74,25 +64,24 @@ def _checked(spec: InputSpec, column: pb.Column, count: int, timesteps: int) -> 
     expected = (count, timesteps, *spec.shape) if timesteps else (count, *spec.shape)
     if tuple(column.shape) != expected:
         raise invalid(f"inputs.{spec.name}.shape", f"{list(expected)}, its first axis the handles")
-    size = count * (timesteps or 1) * spec.nbytes
-    if len(column.data) != size:
-        raise invalid(f"inputs.{spec.name}.data", f"{size} bytes, {len(column.data)} given")
-    return column.data
+    size, data = count * (timesteps or 1) * spec.nbytes, column.data
+    if len(data) != size:
+        raise invalid(f"inputs.{spec.name}.data", f"{size} bytes, {len(data)} given")
+    return data
 
 
-def _faults(spec: InputSpec, data: bytes, count: int) -> dict[int, InvalidInput]:
-    """What is wrong with the numbers of a column: looked at as a whole, row by row only if something is."""
-    faults: dict[int, InvalidInput] = {}
+def _faults(spec: InputSpec, column: bytes, count: int) -> Iterator[tuple[int, InvalidInput]]:
+    """The rows with numbers that the model does not take. A column is looked at as a whole, and row by row only if
+    there is one."""
     try:
-        check_values("inputs", spec, data)
+        check_values("inputs", spec, column)
     except InvalidInput:
-        size = len(data) // count
+        size = len(column) // count
         for at in range(count):
             try:
-                check_values("inputs", spec, data[at * size : (at + 1) * size])
+                check_values("inputs", spec, column[at * size : (at + 1) * size])
             except InvalidInput as fault:
-                faults[at] = fault
-    return faults
+                yield at, fault
 
 
 def encode_columns(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from cellwire.v1 import cell_service_pb2 as pb
-from service.answers import Answers
+from service.answers import Answers, Recipient
 from service.codec import Reply
 from service.errors import CellwireError, Overloaded, StateCorrupt, WindowExceeded, internal_error
 from service.session import Session
@@ -23,7 +23,7 @@ Message = Timestep | CellwireError | pb.Close
 """What is asked of a session, or why that cannot be done."""
 
 
-class Handle:
+class Handle(Recipient):
     """A session's place on the stream. Promise: each message is answered once and in order, until an answer that ends
     the handle."""
 
@@ -40,7 +40,6 @@ class Handle:
         "_window",
         "busy",
         "gone",
-        "number",
         "session",
     )
 
@@ -53,7 +52,7 @@ class Handle:
         leave: Callable[["Handle"], None],
     ) -> None:
         """`close` closes the session and calls `closed` or `answered`; `leave` is called once, when the handle ends."""
-        self.number = number
+        super().__init__(number)
         self.session: Session | None = None
         """None until it is open."""
         self.busy = True
@@ -86,11 +85,13 @@ class Handle:
     def take(self, step: int, message: Message, received: float) -> None:
         """The next message, which names this step and was received then (monotonic). Beyond the window it is refused
         at once, so that the stream need not wait for this handle."""
-        if len(self._waiting) + self.busy >= self._window:
-            self._answers.refused(self.number, step, WindowExceeded(f"at most {self._window} messages unanswered"))
-        else:
+        if not self.busy and not self.gone:  # then none waits
+            self._start((step, message, received))
+        elif len(self._waiting) + 1 < self._window:
             self._waiting.append((step, message, received))
-            self._turn()
+        else:  # out of turn, so of no consequence for what the handle is told next
+            too_many = WindowExceeded(f"at most {self._window} messages unanswered")
+            self._answers.refused(Recipient(self.number), step, too_many)
 
     def answered(self, answer: Reply | BaseException) -> None:
         """The message in hand has its answer."""
@@ -108,12 +109,12 @@ class Handle:
         """The close in hand was done, at this step."""
         self.busy = False
         if not self.gone:
-            self._answers.closed(self.number, step)
+            self._answers.closed(self, step)
             self.leave()
 
     def end(self, error: CellwireError, step: int = 0) -> None:
         """The session cannot go on here: tells why, with the step that met it."""
-        self._answers.refused(self.number, step, error, ended=True)
+        self._answers.refused(self, step, error, ended=True)
         self.leave()
 
     def stop(self) -> None:
@@ -137,27 +138,32 @@ class Handle:
             return
         self._turning = True
         while self._waiting and not self.busy:
-            self._in_hand = self._waiting.pop(0)
-            self.busy = True
-            self._start(self._in_hand[1])
+            self._start(self._waiting.pop(0))
         self._turning = False
-        if not self.busy and not self.gone and self.session and self.session.ended:
+        if self.session and self.session.ended and not self.busy and not self.gone:
             self.end(self.session.ended)
 
-    def _start(self, message: Message) -> None:
+    def _start(self, in_hand: tuple[int, Message, float]) -> None:
         assert self.session  # noqa: S101  for the type checker: until it is open, its open is in hand
+        self._in_hand = in_hand
+        self.busy = True
+        message = in_hand[1]
         if isinstance(message, Timestep):
-            if self._welcome and self.session.follows(message.step):
-                now = time.monotonic()
-                if self._welcome.is_early(message.priority, now):
-                    wait = self._welcome.wait(now, message.deadline - now)
-                    self._held = asyncio.get_running_loop().call_later(wait, self._too_early, self._welcome)
-                    return
-            self.session.start(message, self.answered)
+            if self._welcome is None or not self._is_held_back(self._welcome, self.session, message):
+                self.session.start(message, self.answered)
         elif isinstance(message, CellwireError):
             self.answered(message)
         else:
             self._close(self, message)
+
+    def _is_held_back(self, welcome: Welcome, session: Session, message: Timestep) -> bool:
+        """A message that comes too early is kept waiting, with all that is behind it."""
+        now = time.monotonic()
+        if not session.follows(message.step) or not welcome.is_early(message.priority, now):
+            return False
+        wait = welcome.wait(now, message.deadline - now)
+        self._held = asyncio.get_running_loop().call_later(wait, self._too_early, welcome)
+        return True
 
     def _lost(self, _: CellwireError) -> None:
         self.stop()
@@ -174,7 +180,7 @@ class Handle:
             except StateCorrupt as error:
                 self.end(error, step)
                 return
-        self._answers.reply(self.number, (self._encoder, reply.timesteps), reply, received)
+        self._answers.reply(self, (self._encoder, reply.timesteps), reply, received)
 
     def _refuse(self, step: int, why: BaseException) -> None:
         error = why if isinstance(why, CellwireError) else internal_error(why, METHOD)
@@ -185,4 +191,4 @@ class Handle:
         if isinstance(error, Overloaded) and error.retry_after and isinstance(message, Timestep):
             self._welcome = self._welcome or Welcome()
             self._welcome.sent_away(message.priority, error.retry_after)
-        self._answers.refused(self.number, step, error)
+        self._answers.refused(self, step, error)

@@ -5,25 +5,28 @@ What one session does on it stands in `handles`, how answers are gathered in `an
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 from cellwire.v1 import cell_service_pb2 as pb
 from service.admission import Cap
-from service.answers import Answers
+from service.answers import Answers, Recipient
 from service.codec import Unreadable, decode_open, readable
-from service.columns import Columns, decode_columns
+from service.columns import decode_columns
 from service.errors import AlreadyOpen, CellwireError, InvalidInput, OpenExpected, internal_error
-from service.handles import METHOD, Handle
+from service.handles import METHOD, Handle, Message
 from service.openings import close, opened_message
-from service.session import Session
 from service.sessions import Sessions
 from service.tensors import invalid
+from service.values import Timestep
 
 Messages = AsyncIterator[pb.StreamManyRequest | Unreadable]
 NOT_OPEN = OpenExpected("handle: not open on this stream")
+UNNUMBERED = invalid("step", "0 in a session opened unnumbered")
+NUMBERED = invalid("step", "from 1; unnumbered is chosen at open")
 
 
 class UsedHandles:
@@ -124,7 +127,7 @@ class ManyStream:
         number = message.handle
         if not self._used.add(number):
             error = AlreadyOpen("handle: one that this stream has not had")
-            self._answers.refused(number, 0, error, ended=number not in self._handles)
+            self._answers.refused(Recipient(number), 0, error, ended=number not in self._handles)
             return
         caps = ExitStack()
         window = self._sessions.terms.window
@@ -145,47 +148,44 @@ class ManyStream:
             handle.end(internal_error(error, METHOD))
             return
         session = opened.session
-        self._answers.opened(handle.number, opened_message(opened, self._sessions.terms, message.metadata))
+        self._answers.opened(handle, opened_message(opened, self._sessions.terms, message.metadata))
         self._sessions.hold(session)
         handle.begin(session, () if request.replies_after is None else session.replies_after(request.replies_after))
 
     # timesteps
 
     def _step(self, columns: pb.TimestepColumns, received: float) -> None:
-        numbers = list(columns.handles)
-        if not numbers:
+        if not columns.handles:
             raise invalid("timesteps.handles", "at least one")
-        handles = [self._handles.get(number) for number in numbers]
-        steps: Sequence[int] = columns.steps if len(columns.steps) == len(numbers) else [0] * len(numbers)
-        sessions = [handle.session if handle else None for handle in handles]
-        decoded = self._decoded(columns, sessions, received)
-        for at, (number, handle, session, step) in enumerate(zip(numbers, handles, sessions, steps, strict=True)):
-            if handle is None or session is None:
-                self._answers.refused(number, step, NOT_OPEN, ended=handle is None)
-            elif isinstance(decoded, InvalidInput):
-                handle.take(step, decoded, received)
+        handles = [*map(self._handles.get, columns.handles)]
+        try:
+            messages: Iterable[Message] = self._decoded(columns, handles, received)
+        except InvalidInput as error:
+            messages = repeat(error)
+        steps = chain(columns.steps, repeat(0))
+        for number, handle, step, message in zip(columns.handles, handles, steps, messages, strict=False):
+            if handle is None or handle.session is None:
+                self._answers.refused(handle or Recipient(number), step, NOT_OPEN, ended=handle is None)
+            elif handle.session.unnumbered is (step > 0):
+                handle.take(step, UNNUMBERED if step else NUMBERED, received)
             else:
-                handle.take(step, decoded.message(at, step, session.unnumbered), received)
+                handle.take(step, message, received)
 
     def _decoded(
-        self, columns: pb.TimestepColumns, sessions: Sequence[Session | None], received: float
-    ) -> Columns | InvalidInput:
-        """The columns, or what is wrong with all of them."""
-        cells = {session.cell for session in sessions if session}
+        self, columns: pb.TimestepColumns, handles: Sequence[Handle | None], received: float
+    ) -> list[Timestep | InvalidInput]:
+        cells = {handle.session.cell for handle in handles if handle and handle.session}
         if len(cells) != 1:
-            return invalid("timesteps.handles", "open ones of one model")
+            raise invalid("timesteps.handles", "open ones of one model")
         (cell,) = cells
-        try:
-            return decode_columns(columns, cell.spec, self._sessions.terms.max_timesteps, received)
-        except InvalidInput as error:
-            return error
+        return decode_columns(columns, cell.spec, self._sessions.terms.max_timesteps, received)
 
     # closes
 
     def _ask_close(self, message: pb.HandleClose, received: float) -> None:
         handle, close = self._handles.get(message.handle), message.close
         if handle is None:
-            self._answers.refused(message.handle, close.step, NOT_OPEN, ended=True)
+            self._answers.refused(Recipient(message.handle), close.step, NOT_OPEN, ended=True)
         elif not message.HasField("close"):
             handle.take(0, invalid("closes.close", "how to close the session"), received)
         else:

@@ -50,7 +50,7 @@ class WireMany:
             await self.call.write(pb.StreamManyRequest(**fields))
 
     async def read(self) -> pb.StreamManyResponse:
-        """The next message, taken apart too; grpc.aio.AioRpcError when the stream ended with an error, else EOFError."""
+        """The next message, taken apart; grpc.aio.AioRpcError when the stream ended with an error, else EOFError."""
         try:
             response = await anext(self._responses)
         except StopAsyncIteration:
