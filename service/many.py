@@ -166,7 +166,7 @@ class ManyStream:
         for number, handle, step, message in zip(columns.handles, handles, steps, messages, strict=False):
             if handle is None or handle.session is None:
                 self._answers.refused(handle or Recipient(number), step, NOT_OPEN, ended=handle is None)
-            elif handle.session.unnumbered is (step > 0):
+            elif isinstance(message, Timestep) and handle.session.unnumbered is (step > 0):
                 handle.take(step, UNNUMBERED if step else NUMBERED, received)
             else:
                 handle.take(step, message, received)

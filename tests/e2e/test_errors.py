@@ -26,8 +26,8 @@ from structlog.testing import capture_logs
 
 from cellwire.cli.embedded import EmbeddedStore
 from cellwire.v1 import cell_service_pb2 as pb
-from cellwire.v1 import cell_service_pb2_grpc, resume_pb2, session_service_pb2_grpc
 from cellwire.v1 import model_service_pb2 as model_pb
+from cellwire.v1 import resume_pb2, session_service_pb2_grpc
 from cellwire.v1 import session_service_pb2 as session_pb
 from models.cells import checked
 from service import errors, logs
@@ -235,8 +235,9 @@ async def _too_old(on: Scene) -> Fault:
 
 
 async def _unsupported(on: Scene) -> Fault:
+    fork = session_pb.ForkSessionRequest(session_id=on.name)
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await cell_service_pb2_grpc.CellServiceStub(on.channel).StreamMany().read()
+        await session_service_pb2_grpc.SessionServiceStub(on.channel).ForkSession(fork)
     return fault_of(error.value)
 
 
@@ -300,7 +301,7 @@ ENDING: dict[str, Provoke] = {
 }
 OWN_STORE = {"STORE_FULL", "STORE_UNAVAILABLE"}
 LATER = {"OVERLOADED", "QUOTA", "STEP_DEADLINE", "SLOW_CONSUMER", "WINDOW_EXCEEDED"}
-"""Belong to admission, limits, deadlines and StreamMany, which this release does not have."""
+"""Of admission, limits, deadlines and windows: provoked in test_overload.py and test_many.py."""
 
 
 def error_classes() -> dict[str, type[CellwireError]]:
@@ -423,9 +424,6 @@ async def test_what_this_release_does_not_serve_says_so(channel: grpc.aio.Channe
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await ask(b"")
     is_complete(fault_of(error.value), "UNSUPPORTED")
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await cell_service_pb2_grpc.CellServiceStub(channel).StreamMany().read()
-    is_complete(fault_of(error.value), "UNSUPPORTED")
 
 
 # Bytes that are no message, to every method of every service, the library's own too
@@ -444,6 +442,7 @@ UNARY = [
 ]
 STREAMING = [
     "/cellwire.v1.CellService/Stream",
+    "/cellwire.v1.CellService/StreamMany",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ]

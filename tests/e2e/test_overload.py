@@ -1,7 +1,6 @@
 """Overload: what is refused and what is not, deadlines, clients that do not read or are gone, and caps."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -22,11 +21,7 @@ from cellwire.v1 import cell_service_pb2_grpc
 from models import cells
 from models.cells import checked
 from service import server as server_module
-from service.admission import Rate
-from service.cells import LoadedCell
 from service.errors import Draining
-from service.model.cell import Cell
-from service.model.repository import Repository
 from service.server import Server
 from tests.faults.gate import Gate
 from tests.harness import (
@@ -42,12 +37,12 @@ from tests.harness import (
     replica,
     timestep,
 )
+from tests.held import Held, held_in
 from tests.hostile import call, seen
 from tests.waiting import LONGEST, until
 from tests.zoo import graph, write
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
-RUN_SECONDS = 0.05
 TOKEN = b"t" * 16
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65535))
 """Of a client whose library takes little of what the client does not read."""
@@ -67,53 +62,10 @@ def test_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-class HeldCell(Cell):
-    """A real cell that says it takes long, and does as long as its gate is shut."""
-
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def run(self, work: Any) -> Any:
-        self.gate.wait(LONGEST)
-        return super().run(work)
-
-    def seconds(self, batch: int) -> float:
-        return RUN_SECONDS
-
-
-class Held:
-    """A replica whose model `held` runs while its gate is open. Four of its timesteps are admitted."""
-
-    def __init__(self, server: Server, cell: HeldCell, loaded: LoadedCell) -> None:
-        self.server = server
-        self.gate = cell.gate
-        self.loaded = loaded
-
-    @property
-    def in_flight(self) -> int:
-        return self.loaded.admission.in_flight
-
-    async def fill(self, streams: list[WireStream], priority: int = 0) -> None:
-        """Shuts the gate; each stream sends its first timestep."""
-        self.gate.clear()
-        for at, stream in enumerate(streams, 1):
-            message = timestep(1, number(at))
-            message.priority = priority
-            await stream.send(pb.StreamRequest(timestep=message))
-            await until(lambda at=at: self.in_flight == at, f"{at} in flight")  # type: ignore[misc]
-
-
 @pytest.fixture
 async def held(server: Server, test_models: Path) -> AsyncIterator[Held]:
-    cell = HeldCell(*Repository([test_models]).open("held", "1"))
-    sound = server.cells._loaded["held", "1"]
-    async with LoadedCell(cell, 0.05, Rate(0)) as loaded:
-        server.cells._loaded["held", "1"] = loaded
-        yield Held(server, cell, loaded)
-        cell.gate.set()
-        server.cells._loaded["held", "1"] = sound
+    async with held_in(server, test_models) as held:
+        yield held
 
 
 async def opened(channel: grpc.aio.Channel, count: int, model: str = "held") -> list[WireStream]:
