@@ -15,7 +15,9 @@ import grpc
 import grpc.aio
 from numpy.typing import ArrayLike
 
+from cellwire.calls import Dialling, OwnStreams
 from cellwire.errors import CellwireError, Remedy, from_rpc
+from cellwire.many import Many
 from cellwire.replies import Model, Reply
 from cellwire.resume import ResumePoint
 from cellwire.retries import Patience, final, retrying
@@ -40,6 +42,7 @@ _WRITES: dict[str | None, WriteMode] = {
 }
 LostReplies = Literal["resend", "fetch", "skip"]
 _Answer = TypeVar("_Answer")
+_OWN_STREAMS = OwnStreams()
 
 
 class Client:
@@ -94,6 +97,7 @@ class Client:
         write_mode: Writes | None = None,
         replicas: int = 0,
         lost_replies: LostReplies = "resend",
+        dialling: Dialling = _OWN_STREAMS,
     ) -> Session:
         """A session, to be entered with `async with`.
 
@@ -111,6 +115,8 @@ class Client:
         that was to get them. "resend": the application gives their inputs again, beginning with `last_step` + 1, and
         gets the stored replies. "fetch": it gets them in `Session.fetched` and goes on behind them; StepTooOld if they
         are not all kept. "skip": it goes on from where the store stands, without them.
+
+        `dialling`: on what it travels; by default a stream of its own (see `many` for another way).
         """
         if resume is None:
             if session_id is None:
@@ -130,7 +136,11 @@ class Client:
             skip_lost_replies=lost_replies == "skip",
             replies_after=resume.step if resume.h and lost_replies == "fetch" else None,
         )
-        return Session(self._targets, resume, options, self._patience, Tail(*self._kept), keep=keep)
+        return Session(self._targets, resume, options, self._patience, Tail(*self._kept), dialling, keep=keep)
+
+    def many(self) -> Many:
+        """A line for many sessions, to be entered with `async with`: they share one stream to a replica."""
+        return Many(self.session)
 
     async def step(
         self,

@@ -4,23 +4,25 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
+from typing import TypeVar
 
 from cellwire.tensors import Frame
 
+Item = TypeVar("Item")
 Frames = Iterable[Frame] | AsyncIterable[Frame]
 
 _AHEAD = 8
 """Frames drawn by a thread before they are wanted."""
 
 
-async def each(frames: Frames) -> AsyncGenerator[Frame, None]:
-    """The frames one by one, whatever kind of iterable they are in."""
-    if isinstance(frames, AsyncIterable):
-        async for frame in frames:
-            yield frame
+async def each(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncGenerator[Item, None]:
+    """The items one by one, whatever kind of iterable they are in."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
     else:
-        for frame in frames:
-            yield frame
+        for item in items:
+            yield item
 
 
 async def grouped(frames: Frames, timesteps: int) -> AsyncGenerator[list[Frame], None]:

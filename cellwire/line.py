@@ -7,14 +7,9 @@
 
 import asyncio
 import logging
-import random
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import Any
 
-import grpc.aio
-
+from cellwire.calls import Call, Dialling
 from cellwire.errors import (
     CellwireError,
     Disconnected,
@@ -25,7 +20,6 @@ from cellwire.errors import (
     StateRegressed,
     StepDeadline,
     StoreLost,
-    from_rpc,
     from_status,
 )
 from cellwire.replies import Opened, Resumption
@@ -49,10 +43,17 @@ class Line:
     """
 
     def __init__(
-        self, targets: Targets, point: ResumePoint, options: cell_service_pb2.Open, patience: Patience, tail: Tail
+        self,
+        targets: Targets,
+        point: ResumePoint,
+        options: cell_service_pb2.Open,
+        patience: Patience,
+        tail: Tail,
+        dialling: Dialling,
     ) -> None:
         self._targets = targets
-        self._turn = random.randrange(len(targets))  # noqa: S311  spreads sessions over replicas
+        self._dial = dialling.dial
+        self._turn = dialling.first_turn(len(targets))
         self._patience = patience
         self.standing = Standing(point, options)
         self._unanswered = Unanswered(point.step, self._release_room)
@@ -153,19 +154,19 @@ class Line:
 
     async def _follow(self, target: Target) -> None:
         """One stream, from its open to its end: returns if it brought the session on, else raises why not."""
-        call = target.cells.Stream()
+        call = self._dial(target)
         sender: asyncio.Task[None] | None = None
         step_before = self._unanswered.received_step
         try:
-            async with asyncio.timeout(self._patience.open) as self._deadline, aclosing(aiter(call)) as responses:
-                await _write(call, StreamRequest(open=self._opening()))
-                self._adopt(await _read(responses), target)
+            async with asyncio.timeout(self._patience.open) as self._deadline:
+                await call.write(StreamRequest(open=self._opening()))
+                self._adopt(await call.read(), target)
                 while self.standing.is_fetching:
-                    self._fetch(await _read(responses))
+                    self._fetch(await call.read())
                 self._begin()
                 sender = asyncio.create_task(self._send(call))
                 while not self._is_closed.done():
-                    self._take(await _read(responses))
+                    self._take(await call.read())
         except TimeoutError:
             failure: CellwireError = Disconnected(f"{target.address} gave no answer in time")
         except CellwireError as error:
@@ -175,9 +176,10 @@ class Line:
         else:
             return
         finally:
-            call.cancel()
             if sender is not None:
                 sender.cancel()
+            await call.leave()
+            if sender is not None:
                 await asyncio.wait({sender})
             self._unanswered.stream_ended()
         if not (self._was_closed(failure) or self._was_brought_back(failure)):
@@ -254,7 +256,7 @@ class Line:
             self.session_id, target.address, told.step, told.epoch, replayed, self._lost_because,
         )  # fmt: skip
 
-    async def _send(self, call: Any) -> None:
+    async def _send(self, call: Call) -> None:
         """Send what is unanswered in order, and at the end the close."""
         while True:
             if self._pause:
@@ -262,11 +264,11 @@ class Line:
                 await asyncio.sleep(pause)
             while (message := self._unanswered.take()) is not None:
                 self._owe_answer()
-                await _write(call, message.request)
+                await call.write(message.request)
             if self._closing_since is not None and not self._unanswered:
                 self._owe_answer()
                 step = self._unanswered.received_step
-                await _write(call, StreamRequest(close=cell_service_pb2.Close(step=step, keep=self._keep)))
+                await call.write(StreamRequest(close=cell_service_pb2.Close(step=step, keep=self._keep)))
                 return
             await self._more.wait()
             self._more.clear()
@@ -390,25 +392,3 @@ class Line:
     def _set_deadline(self, seconds: float | None) -> None:
         if self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(None if seconds is None else self._clock() + seconds)
-
-
-async def _write(call: Any, request: StreamRequest) -> None:
-    """Send, unless the stream has ended: the reader learns why."""
-    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        await call.write(request)
-
-
-async def _read(responses: AsyncGenerator[Any, None]) -> StreamResponse:
-    """The next message of a stream; its end is always an error.
-
-    When a write meets the end of the stream, only an iterator still gives what the server had sent before, and its
-    status; `call.read` fails with a status made here, and a superseded client would resume against its rival.
-    """
-    try:
-        response = await anext(responses)
-    except StopAsyncIteration:
-        raise Disconnected("a replica ended the stream without a word") from None
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc(error.code(), error.details(), tuple(error.trailing_metadata() or ())) from None
-    assert isinstance(response, StreamResponse)  # noqa: S101  for the type checker: grpcio has no types
-    return response

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
+from cellwire.calls import Dialling
 from cellwire.frames import Frames, grouped
 from cellwire.line import Line
 from cellwire.replies import Opened, Reply, Resumption
@@ -30,9 +31,17 @@ class Session:
     """
 
     def __init__(
-        self, targets: Targets, point: ResumePoint, options: Open, patience: Patience, tail: Tail, *, keep: bool
+        self,
+        targets: Targets,
+        point: ResumePoint,
+        options: Open,
+        patience: Patience,
+        tail: Tail,
+        dialling: Dialling,
+        *,
+        keep: bool,
     ) -> None:
-        self._line = Line(targets, point, options, patience, tail)
+        self._line = Line(targets, point, options, patience, tail, dialling)
         self._keep = keep
         self._specs: dict[str, TensorSpec] = {}
         self._delivered: Checkpoint | None = None

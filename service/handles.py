@@ -84,10 +84,10 @@ class Handle(Recipient):
 
     def take(self, step: int, message: Message, received: float) -> None:
         """The next message, which names this step and was received then (monotonic). Beyond the window it is refused
-        at once, so that the stream need not wait for this handle."""
+        at once, so that the stream need not wait for this handle; but one that closes it is taken."""
         if not self.busy and not self.gone:  # then none waits
             self._start((step, message, received))
-        elif len(self._waiting) + 1 < self._window:
+        elif len(self._waiting) + 1 < self._window + isinstance(message, pb.Close):
             self._waiting.append((step, message, received))
         else:  # out of turn, so of no consequence for what the handle is told next
             too_many = WindowExceeded(f"at most {self._window} messages unanswered")
