@@ -386,8 +386,109 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
             return pb.StepResponse(opened=self._opened(request.open, live).opened, reply=response.reply)
         raise AssertionError("a step is answered")
 
-    async def StreamMany(self, request_iterator: Any, context: Any) -> Any:  # type: ignore[override]  # noqa: N802
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not here")
+    async def StreamMany(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.StreamManyRequest], context: Any
+    ) -> AsyncIterator[pb.StreamManyResponse]:
+        """Each handle as a stream of its own; a connection that breaks is that of all."""
+        handles: dict[int, asyncio.Queue[pb.StreamRequest | None]] = {}
+        said: asyncio.Queue[pb.StreamManyResponse | BaseException] = asyncio.Queue()
+
+        async def read() -> None:
+            async for message in request_iterator:
+                for opening in message.opens:
+                    handles[opening.handle] = asyncio.Queue()
+                    serving.add(asyncio.create_task(self._serve(opening.handle, handles[opening.handle], said)))
+                    handles[opening.handle].put_nowait(pb.StreamRequest(open=opening.open))
+                for columns in message.timesteps:
+                    for handle, timestep in rows(columns):
+                        handles[handle].put_nowait(pb.StreamRequest(timestep=timestep))
+                for closing in message.closes:
+                    handles[closing.handle].put_nowait(pb.StreamRequest(close=closing.close))
+
+        serving = {asyncio.create_task(read())}
+        try:
+            while True:
+                answer = await said.get()
+                if isinstance(answer, BaseException):
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, str(answer))
+                yield answer
+        finally:
+            for task in serving:
+                task.cancel()
+
+    async def _serve(self, handle: int, requests: Any, said: Any) -> None:
+        async def messages() -> AsyncIterator[pb.StreamRequest]:
+            while True:
+                yield await requests.get()
+
+        try:
+            async for response in self.Stream(messages(), HandleContext()):
+                if response.HasField("notice"):
+                    continue  # the end says it too
+                said.put_nowait(of_handle(handle, response))
+        except Ended as ended:
+            refused = pb.HandleRefused(handle=handle, status=ended.status, ended=True)
+            said.put_nowait(pb.StreamManyResponse(refused=[refused]))
+        except ConnectionError as broken:
+            said.put_nowait(broken)
+
+
+class Ended(Exception):
+    """A stream was ended with a status."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+class HandleContext:
+    """As much of an RPC's context as a handle has."""
+
+    async def abort(self, code: Any, message: str, trailers: Any = ()) -> None:
+        for _, status in trailers:
+            raise Ended(status_pb2.Status.FromString(status))
+        raise ConnectionError(message)
+
+
+def rows(columns: pb.TimestepColumns) -> list[tuple[int, pb.Timestep]]:
+    """The timesteps of columns, one a handle."""
+    apart = []
+    count = len(columns.handles)
+    for at, (handle, step) in enumerate(zip(columns.handles, columns.steps, strict=True)):
+        timeout = columns.timeout if columns.HasField("timeout") else None
+        timestep = pb.Timestep(step=step, timesteps=columns.timesteps, timeout=timeout, priority=columns.priority)
+        for column in columns.inputs:
+            size = len(column.data) // count
+            data = column.data[at * size : (at + 1) * size]
+            timestep.inputs.add(dtype=column.dtype, shape=column.shape[1:], data=data)
+        apart.append((handle, timestep))
+    return apart
+
+
+def of_handle(handle: int, response: pb.StreamResponse) -> pb.StreamManyResponse:
+    """What a stream of one says, on a stream of many."""
+    if response.HasField("opened"):
+        return pb.StreamManyResponse(opened=[pb.HandleOpened(handle=handle, opened=response.opened)])
+    if response.HasField("closed"):
+        return pb.StreamManyResponse(closed=[pb.HandleClosed(handle=handle, closed=response.closed)])
+    if response.HasField("refused"):
+        refused = response.refused
+        told = pb.HandleRefused(handle=handle, step=refused.step, status=refused.status)
+        return pb.StreamManyResponse(refused=[told])
+    reply = response.reply
+    columns = pb.ReplyColumns(
+        handles=[handle],
+        steps=[reply.step],
+        h=reply.h,
+        epochs=[reply.epoch],
+        durable_steps=[reply.durable_step],
+        replayed=[reply.replayed],
+        degraded=[reply.degraded],
+        timesteps=reply.timesteps,
+    )
+    for tensor in reply.outputs.tensors:
+        columns.outputs.add(dtype=tensor.dtype, shape=[1, *tensor.shape], data=tensor.data)
+    return pb.StreamManyResponse(replies=[columns])
 
 
 def _replayed(reply: pb.Reply) -> pb.StreamResponse:

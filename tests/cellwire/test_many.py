@@ -13,6 +13,7 @@ from cellwire.client import Client
 from cellwire.many import Answer, Many
 from cellwire.replies import Reply
 from cellwire.resume import ResumePoint
+from cellwire.tensors import Frame
 from models.cells import checked
 from service.server import Server
 from tests.harness import ReplicaProcess, number
@@ -165,7 +166,8 @@ async def test_what_is_wrong_with_one_session_is_told_of_it_alone(client: Client
             np.zeros((2, 2)),
         ]
         for frame in wrong:
-            answers = await many.step({"s0": frame, "s1": number(3)})
+            given: dict[str, Frame] = {"s0": frame, "s1": number(3)}
+            answers = await many.step(given)
             assert isinstance(answers["s0"], errors.InvalidInput)
             assert answers["s0"].fields
             assert isinstance(answers["s1"], Reply)

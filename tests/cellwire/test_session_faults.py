@@ -4,16 +4,16 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 
-import grpc.aio
 import pytest
 
-from cellwire import errors, line
+from cellwire import errors
+from cellwire.calls import OwnStream
 from cellwire.client import Client, Writes
 from cellwire.resume import ResumePoint
 from cellwire.session import Session
+from cellwire.targets import Targets
 from cellwire.tensors import Frame
 from cellwire.v1 import cell_service_pb2 as pb
-from cellwire.v1.cell_service_pb2_grpc import CellServiceStub
 from models.cells import checked
 from tests.cellwire.fake import WINDOW, FakeReplica, Memory
 from tests.harness import number, timestep
@@ -193,17 +193,17 @@ async def test_what_was_said_before_the_end_is_read_behind_a_write_that_met_the_
 ) -> None:
     """Otherwise a superseded client would take a status made by its own library for a broken connection, and resume."""
     memory.faults["superseded", 2] = 1
-    async with grpc.aio.insecure_channel(fakes[0].target) as channel:
-        call = CellServiceStub(channel).Stream()
-        await line._write(call, pb.StreamRequest(open=pb.Open(session_id="s", model="checker")))
-        for step in range(1, 40):
-            await line._write(call, pb.StreamRequest(timestep=timestep(step, number(3))))
-        await until(call.done, "a write that fails")
-        responses = aiter(call)
-        kinds = [(await line._read(responses)).WhichOneof("kind") for _ in range(3)]
-        assert kinds == ["opened", "reply", "notice"]
-        with pytest.raises(errors.Superseded):
-            await line._read(responses)
+    targets = Targets(fakes[0].target)
+    stream = OwnStream(targets[0])
+    await stream.write(pb.StreamRequest(open=pb.Open(session_id="s", model="checker")))
+    for step in range(1, 40):
+        await stream.write(pb.StreamRequest(timestep=timestep(step, number(3))))
+    await until(stream._call.done, "a write that fails")
+    kinds = [(await stream.read()).WhichOneof("kind") for _ in range(3)]
+    assert kinds == ["opened", "reply", "notice"]
+    with pytest.raises(errors.Superseded):
+        await stream.read()
+    await targets.close()
 
 
 async def test_a_stale_open_opens_again_with_the_epoch_told(client: Client, memory: Memory) -> None:
