@@ -110,12 +110,34 @@ class WireMany:
             assert fault(self.messages[-1].notice.status) == told
         return told
 
+    async def end(self) -> Fault | None:
+        """Half-closes and reads to the end: the fault that there was, if any."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self.call.done_writing()
+        try:
+            return await self.ended()
+        except EOFError:
+            return None
+
     async def close(self) -> None:
-        """Half-closes and reads to the end."""
-        await self.call.done_writing()
-        with suppress(EOFError):
-            while True:
-                await self.read()
+        """As `end`, where no fault is right."""
+        assert await self.end() is None
+
+
+class RawMany(WireMany):
+    """A stream on which bytes may go out in the place of a message."""
+
+    def _begin(self, channel: grpc.aio.Channel) -> Any:
+        return channel.stream_stream(
+            "/cellwire.v1.CellService/StreamMany",
+            request_serializer=lambda message: message if isinstance(message, bytes) else message.SerializeToString(),
+            response_deserializer=pb.StreamManyResponse.FromString,
+        )()
+
+    async def send_bytes(self, raw: bytes) -> None:
+        """Sends them as they are."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self.call.write(raw)
 
 
 def taken_apart(replies: pb.ReplyColumns) -> list[tuple[int, pb.Reply]]:

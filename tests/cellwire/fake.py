@@ -411,7 +411,8 @@ class FakeReplica(cell_service_pb2_grpc.CellServiceServicer):
                 answer = await said.get()
                 if isinstance(answer, BaseException):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, str(answer))
-                yield answer
+                else:
+                    yield answer
         finally:
             for task in serving:
                 task.cancel()

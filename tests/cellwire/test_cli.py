@@ -298,7 +298,7 @@ def example(name: str, *words: str, stdin: bytes = b"") -> list[str]:
     return done.stdout.decode().splitlines()
 
 
-@pytest.mark.parametrize("name", ["microphone.py", "sensor_feed.py", "sync_client.py"])
+@pytest.mark.parametrize("name", ["gateway.py", "microphone.py", "sensor_feed.py", "sync_client.py"])
 def test_examples_explain_themselves(name: str) -> None:
     assert "examples/" in "".join(example(name, "--help"))
 
@@ -306,5 +306,8 @@ def test_examples_explain_themselves(name: str) -> None:
 def test_examples_run(target: str) -> None:
     feed = example("sensor_feed.py", str(EXAMPLES / "water-flow.csv"), "--target", target)
     assert feed[-1].startswith(f"hour {len(feed)}: the next one ")
+    merged = example("gateway.py", str(EXAMPLES / "water-flow.csv"), "--target", target, "--hours", "3")
+    assert merged[:3] == [line.replace("hour", "pipeline-0, hour", 1) for line in feed[:3]]
+    assert merged[3].startswith("3000 forecasts for 1000 sensors in ")
     assert len(example("sync_client.py", target)) == 20
     assert len(example("microphone.py", target, stdin=bytes(3000))) == 3

@@ -159,7 +159,7 @@ async def test_what_is_wrong_with_one_session_is_told_of_it_alone(client: Client
         assert list(many) == ["s0", "s1"]
         with pytest.raises(KeyError):
             await many.step({"s0": number(1), "s9": number(1)})
-        wrong: list[object] = [
+        wrong: list[Frame] = [
             number(1).astype("f4"),
             {"z": number(1)},
             {"x": number(1), "z": number(1)},

@@ -19,7 +19,7 @@ from service.errors import Draining
 from service.server import Server
 from tests.harness import Place, WireStream, number, replica, small_models, tensor
 from tests.hostile import good, seen, write_models, writes_held
-from tests.many import WireMany, column, columns, numbers, output, why
+from tests.many import RawMany, WireMany, column, columns, numbers, output, why
 from tests.waiting import eventually, until
 from tests.zoo import write
 
@@ -400,17 +400,6 @@ async def test_columns_that_do_not_fit_are_refused_to_each_handle(
     assert answers_of(replies) == [checked([1, 3])[-1], checked([2, 4])[-1]]
 
 
-class RawMany(WireMany):
-    """A stream on which bytes may go out in the place of a message."""
-
-    def _begin(self, channel: grpc.aio.Channel) -> Any:
-        return channel.stream_stream(
-            "/cellwire.v1.CellService/StreamMany",
-            request_serializer=lambda message: message if isinstance(message, bytes) else message.SerializeToString(),
-            response_deserializer=pb.StreamManyResponse.FromString,
-        )()
-
-
 @pytest.mark.parametrize(
     ("raw", "field"),
     [(b"\xff", "message"), (pb.StreamManyRequest(timesteps=[pb.TimestepColumns()]).SerializeToString(), "timesteps")],
@@ -471,6 +460,18 @@ async def test_a_handle_over_its_window_is_refused_and_holds_nobody_up(place: Pl
         assert answers_of(many.answers[1][2:]) == checked([1, 2, 3])
         assert answers_of(many.answers[2][1:]) == checked([9])
         assert answers_of(await many.step([1], [4], numbers(4))) == checked([1, 2, 3, 4])[-1:]
+
+
+async def test_a_handle_with_a_full_window_can_be_closed(place: Place) -> None:
+    async with replica(place, window=2) as server, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        many = WireMany(channel)
+        await many.open({1: "a"})
+        async with writes_held(place.store_url) as waiting:
+            closes = [pb.HandleClose(handle=1, close=pb.Close(step=2))]
+            await many.send(timesteps=[columns([1] * 2, [1, 2], numbers(1, 2))], closes=closes)
+            await eventually(waiting, "a commit waits")
+        await many.until({1: 4})
+        assert many.answers[1][3] == pb.Closed(step=2)
 
 
 # ---- other owners, the end

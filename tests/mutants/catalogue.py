@@ -12,6 +12,9 @@ ONCE = "tests/e2e/test_exactly_once.py"
 BEHIND = "tests/e2e/test_write_behind.py"
 BAD = "tests/e2e/test_bad_input.py"
 OVERLOAD = "tests/e2e/test_overload.py"
+MANY = "tests/e2e/test_many.py"
+MANY_OVERLOAD = "tests/e2e/test_many_overload.py"
+ANSWERS = "tests/service/test_columns.py::test_answers_of_a_handle"
 LIFE = "tests/e2e/test_life.py"
 LEFT = "tests/e2e/test_nothing_left.py"
 
@@ -690,7 +693,7 @@ _STEPS = (
         "early-comer-served",
         "Who comes again before the time that was told is kept waiting: what it sends costs no more than refusals may.",
         "service/servicer.py",
-        "if stream.is_early(request.timestep, received):",
+        "if stream.welcome.is_early(request.timestep.priority, received):",
         "if False:",
         (f"{OVERLOAD}::test_who_comes_again_before_the_time_that_was_told_waits_and_is_sent_away",),
     ),
@@ -800,7 +803,7 @@ _WRITE_BEHIND = (
     Mutant(
         "kept-before-the-tail",
         "So does a close that keeps the session.",
-        "service/servicer.py",
+        "service/openings.py",
         "await session.flush()",
         "pass",
         (f"{BEHIND}::test_a_close_that_keeps_the_session_writes_first",),
@@ -815,6 +818,177 @@ _WRITE_BEHIND = (
     ),
 )
 
+_MANY = (
+    Mutant(
+        "two-messages-of-a-handle",
+        "A handle's messages are taken one behind the other.",
+        "service/handles.py",
+        "if not self.busy and not self.gone:",
+        "if not self.gone:",
+        (f"{MANY}::test_answers_of_a_handle_keep_their_order_whatever_their_kind",),
+    ),
+    Mutant(
+        "no-window",
+        "A handle has at most W messages unanswered.",
+        "service/handles.py",
+        "elif len(self._waiting) + 1 < self._window + isinstance(message, pb.Close):",
+        "elif True:",
+        (f"{MANY}::test_a_handle_over_its_window_is_refused_and_holds_nobody_up",),
+    ),
+    Mutant(
+        "no-close-beyond-the-window",
+        "A handle can be closed whatever is unanswered.",
+        "service/handles.py",
+        "self._window + isinstance(message, pb.Close)",
+        "self._window",
+        (f"{MANY}::test_a_handle_with_a_full_window_can_be_closed",),
+    ),
+    Mutant(
+        "a-handle-that-does-not-end",
+        "What ends a session on a stream ends its handle.",
+        "service/handles.py",
+        "if error.ends_stream:",
+        "if False:",
+        (f"{MANY}::test_a_handle_whose_session_another_stream_takes_is_ended_alone",),
+    ),
+    Mutant(
+        "a-loss-that-is-not-told",
+        "A handle whose claim is lost is told so although it sends nothing.",
+        "service/handles.py",
+        "session.on_lost = self._lost",
+        "pass",
+        (f"{MANY}::test_two_handles_for_one_session_are_rivals",),
+    ),
+    Mutant(
+        "a-handle-early-and-served",
+        "A handle that comes again before the time that was told is kept waiting.",
+        "service/handles.py",
+        "if not session.follows(message.step) or not welcome.is_early(message.priority, now):",
+        "if True:",
+        (f"{MANY_OVERLOAD}::test_who_comes_too_early_waits_by_itself",),
+    ),
+    Mutant(
+        "a-drain-that-waits",
+        "A drain does not wait for a handle that is kept waiting.",
+        "service/handles.py",
+        "self._held.cancel()\n            self._held = None\n            self.busy = False",
+        "pass",
+        (f"{MANY_OVERLOAD}::test_who_waits_for_having_come_too_early_does_not_hold_a_drain",),
+    ),
+    Mutant(
+        "handles-that-are-not-left",
+        "When a stream of many ends, all its sessions are given up.",
+        "service/many.py",
+        "for handle in tuple(self._handles.values()):\n                handle.leave()",
+        "pass",
+        (f"{MANY}::test_a_stream_of_many_leaves_all_its_sessions_when_it_ends",),
+    ),
+    Mutant(
+        "a-drain-that-cuts",
+        "A drain answers what is in hand.",
+        "service/many.py",
+        "while not (reader.done() and self._is_idle()):",
+        "while not reader.done():",
+        (f"{MANY}::test_a_drain_answers_what_is_in_hand_and_hands_all_sessions_over",),
+    ),
+    Mutant(
+        "a-handle-twice",
+        "A handle is used once on a stream.",
+        "service/many.py",
+        "if not self._used.add(number):",
+        "if False:",
+        (f"{MANY}::test_a_handle_is_used_once",),
+    ),
+    Mutant(
+        "two-models-in-columns",
+        "Columns are of one model.",
+        "service/many.py",
+        "if len(cells) != 1:",
+        "if not cells:",
+        (f"{MANY}::test_two_models_share_a_stream_and_a_message",),
+    ),
+    Mutant(
+        "unnumbered-as-numbered",
+        "A step is 0 in a session opened unnumbered, and in no other.",
+        "service/many.py",
+        "handle.session.unnumbered is (step > 0)",
+        "False",
+        (f"{MANY}::test_each_handle_has_the_protocol_of_a_session",),
+    ),
+    Mutant(
+        "uncapped-handles",
+        "Each handle counts as a session of its tenant.",
+        "service/many.py",
+        "caps.enter_context(self._session_cap.one())",
+        "pass",
+        (f"{MANY}::test_streams_and_handles_are_capped",),
+    ),
+    Mutant(
+        "handles-that-stay-counted",
+        "A handle that has ended counts no more.",
+        "service/many.py",
+        "caps.close()",
+        "pass",
+        (f"{MANY}::test_streams_and_handles_are_capped",),
+    ),
+    Mutant(
+        "reads-on-unread",
+        "A stream whose answers are not read is not read either.",
+        "service/many.py",
+        "await self._answers.room()",
+        "pass",
+        (f"{MANY_OVERLOAD}::test_a_client_that_does_not_read_is_cut_off_and_its_sessions_are_left",),
+    ),
+    Mutant(
+        "a-bad-row-taken",
+        "A row with numbers that the model does not take is refused.",
+        "service/columns.py",
+        "decoded[at] = fault",
+        "pass",
+        (f"{MANY}::test_numbers_that_a_model_does_not_take_are_refused_row_by_row",),
+    ),
+    Mutant(
+        "a-step-too-large",
+        "Steps are compared in Lua, whose numbers are doubles.",
+        "service/columns.py",
+        "if max(message.steps) > last:",
+        "if False:",
+        ("tests/service/test_columns.py::test_the_last_step_may_be_the_largest_and_no_larger",),
+    ),
+    Mutant(
+        "order-by-form",
+        "Answers of a handle are read in their order, whatever columns they stand in.",
+        "service/answers.py",
+        "if columns is None or columns.place < to.last_place:",
+        "if columns is None:",
+        (f"{ANSWERS}_are_read_in_the_order_in_which_they_were_given",),
+    ),
+    Mutant(
+        "order-by-kind",
+        "And whatever kind they are of.",
+        "service/answers.py",
+        "if self._response.first_place + place < to.last_place:",
+        "if False:",
+        (f"{ANSWERS}_are_read_in_the_order_in_which_they_were_given",),
+    ),
+    Mutant(
+        "columns-cut-askew",
+        "The data of each tensor is cut out of the stored outputs where it stands.",
+        "service/tensors.py",
+        "at += len(head)\n            end",
+        "end",
+        ("tests/service/test_columns.py::test_columns_of_replies_have_what_each_reply_has",),
+    ),
+    Mutant(
+        "left-without-a-word",
+        "A session that leaves a shared stream is given up, also while others stay.",
+        "cellwire/trunk.py",
+        "if self._trunk.remove(self._handle) and not self._has_ended:",
+        "if not self._trunk.remove(self._handle):",
+        ("tests/cellwire/test_many.py::test_a_session_that_is_left_early_is_free_for_others",),
+    ),
+)
+
 MUTANTS: tuple[Mutant, ...] = (
     *_THE_FENCE,
     *_COMMITS,
@@ -825,4 +999,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *_STEPS,
     *_CALLS,
     *_WRITE_BEHIND,
+    *_MANY,
 )
