@@ -199,10 +199,12 @@ async def test_sessions_are_left_and_resumed_by_their_saved_points(server: Serve
 
 async def test_a_session_that_is_left_early_is_free_for_others(server: Server, client: Client) -> None:
     async with client.many() as many:
-        await many.open(NAMES[:2], model="checker", keep=True)
+        await many.open(NAMES[:3], model="checker", keep=True)
         await many.step({"s0": number(1)})
         await many.close(["s0"])
-        await until(lambda: len(server.sessions.live) == 1, "it is left")
+        await until(lambda: len(server.sessions.live) == 2, "it is left")
+        await many._sessions.pop("s1").__aexit__(ValueError, ValueError("of the application"), None)
+        await until(lambda: len(server.sessions.live) == 1, "it is left without a word")
         assert len(server.servicer.streams) == 1
 
 
