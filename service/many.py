@@ -24,6 +24,12 @@ from service.tensors import invalid
 from service.values import Timestep
 
 Messages = AsyncIterator[pb.StreamManyRequest | Unreadable]
+MAX_OPENS = 1024
+"""In hand at once: the rest of a message waits."""
+MAX_OTHERS = 1 << 16
+"""Handles that are not counted up, which have to be kept."""
+ROWS_A_TURN = 1024
+"""Of columns, until the event loop has others take their turn."""
 NOT_OPEN = OpenExpected("handle: not open on this stream")
 UNNUMBERED = invalid("step", "0 in a session opened unnumbered")
 NUMBERED = invalid("step", "from 1; unnumbered is chosen at open")
@@ -37,17 +43,26 @@ class UsedHandles:
         """Those from the first one up to here were counted up."""
         self._others: set[int] = set()
 
-    def add(self, handle: int) -> bool:
-        """False if it was there before."""
-        if self._first == self._next:
+    def __len__(self) -> int:
+        return self._next - self._first + len(self._others)
+
+    def add(self, handle: int) -> None:
+        """One more.
+
+        Raises:
+            AlreadyOpen: it was there before.
+            InvalidInput: too many are in no order.
+        """
+        if not self:
             self._first = self._next = handle
         if self._first <= handle < self._next or handle in self._others:
-            return False
+            raise AlreadyOpen("handle: one that this stream has not had")
+        if len(self._others) >= MAX_OTHERS:
+            raise invalid("handle", f"counted up, but for {MAX_OTHERS}")
         self._others.add(handle)
         while self._next in self._others:
             self._others.remove(self._next)
             self._next += 1
-        return True
 
 
 class ManyStream:
@@ -63,11 +78,12 @@ class ManyStream:
         self._used = UsedHandles()
         self._tasks: set[asyncio.Task[None]] = set()
         """Opens and closes."""
+        self._opens = asyncio.Semaphore(MAX_OPENS)
+        self._rows = 0
+        """Taken in this turn of the event loop."""
         self._reader: asyncio.Task[None] | None = None
 
-    async def responses(
-        self, messages: AsyncIterator[pb.StreamManyRequest | Unreadable]
-    ) -> AsyncGenerator[bytes, None]:
+    async def responses(self, messages: Messages) -> AsyncGenerator[bytes, None]:
         """Serialized StreamManyResponses. Ends behind the last answer, once the client sends no more or `end` was
         called; then all sessions are left."""
         reader = self._reader = asyncio.create_task(self._read(messages))
@@ -99,41 +115,51 @@ class ManyStream:
         return not self._answers and not any(handle.busy for handle in self._handles.values())
 
     async def _read(self, messages: Messages) -> None:
-        """Takes messages, but none while the client leaves too many answers unread."""
         try:
-            while True:
-                await self._answers.room()
-                message = await anext(messages, None)
-                if message is None:
-                    return
-                self._take(message)
+            while (message := await anext(messages, None)) is not None:
+                await self._take(message)
         except CellwireError as error:
             self.end(error)
 
-    def _take(self, message: pb.StreamManyRequest | Unreadable) -> None:
+    async def _take(self, message: pb.StreamManyRequest | Unreadable) -> None:
         received = time.monotonic()
         readable(message)
         assert isinstance(message, pb.StreamManyRequest)  # noqa: S101  for the type checker: it is readable
         for opening in message.opens:
+            await self._opens.acquire()
+            await self._give_way(1)
             self._open(opening)
         for columns in message.timesteps:
+            await self._give_way(len(columns.handles))
             self._step(columns, received)
         for closing in message.closes:
+            await self._give_way(1)
             self._ask_close(closing, received)
+
+    async def _give_way(self, rows: int) -> None:
+        """Before so many rows are taken: a long message is no reason for others to wait, and none is taken while the
+        client leaves too many answers unread."""
+        await self._answers.room()
+        self._rows += rows
+        if self._rows > ROWS_A_TURN:
+            self._rows = 0
+            await asyncio.sleep(0)
 
     # opens
 
     def _open(self, message: pb.HandleOpen) -> None:
         number = message.handle
-        if not self._used.add(number):
-            error = AlreadyOpen("handle: one that this stream has not had")
+        try:
+            self._used.add(number)
+        except CellwireError as error:
             self._answers.refused(Recipient(number), 0, error, ended=number not in self._handles)
+            self._opens.release()
             return
         caps = ExitStack()
         window = self._sessions.terms.window
         handle = Handle(number, self._answers, window, self._close, partial(self._leave, caps))
         self._handles[number] = handle
-        self._spawn(self._claim(handle, message.open, caps))
+        self._spawn(self._claim(handle, message.open, caps)).add_done_callback(lambda _: self._opens.release())
 
     async def _claim(self, handle: Handle, message: pb.Open, caps: ExitStack) -> None:
         try:
@@ -155,8 +181,8 @@ class ManyStream:
     # timesteps
 
     def _step(self, columns: pb.TimestepColumns, received: float) -> None:
-        if not columns.handles:
-            raise invalid("timesteps.handles", "at least one")
+        if not 0 < len(columns.handles) <= max(len(self._used), ROWS_A_TURN):
+            raise invalid("timesteps.handles", "at least one, and no more than this stream has had")
         handles = [*map(self._handles.get, columns.handles)]
         try:
             messages: Iterable[Message] = self._decoded(columns, handles, received)
@@ -209,7 +235,8 @@ class ManyStream:
         if handle.session:
             self._sessions.leave(handle.session)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

@@ -16,6 +16,7 @@ from cellwire.v1 import resume_pb2
 from models import cells
 from models.cells import checked
 from service.errors import Draining
+from service.many import MAX_OPENS
 from service.server import Server
 from tests.harness import Place, WireStream, number, replica, small_models, tensor
 from tests.hostile import good, seen, write_models, writes_held
@@ -317,6 +318,19 @@ async def test_a_session_that_an_operator_closed_ends_its_handle_and_may_be_clos
     assert await many.answer(2) == pb.Closed()
 
 
+async def test_a_message_may_open_more_sessions_than_are_claimed_at_once(
+    channel: grpc.aio.Channel, server: Server
+) -> None:
+    many = WireMany(channel)
+    count = MAX_OPENS + 200
+    opens = [pb.HandleOpen(handle=at, open=pb.Open(session_id=f"s{at}", model="checker")) for at in range(count)]
+    closes = [pb.HandleClose(handle=at, close=pb.Close(keep=True)) for at in range(count)]
+    await many.send(opens=opens, closes=closes)
+    await many.until(dict.fromkeys(range(count), 2))
+    assert all([type(each) for each in answers] == [pb.Opened, pb.Closed] for answers in many.answers.values())
+    assert not server.sessions.live
+
+
 # ---- bad input
 
 
@@ -402,8 +416,12 @@ async def test_columns_that_do_not_fit_are_refused_to_each_handle(
 
 @pytest.mark.parametrize(
     ("raw", "field"),
-    [(b"\xff", "message"), (pb.StreamManyRequest(timesteps=[pb.TimestepColumns()]).SerializeToString(), "timesteps")],
-    ids=["no message", "no handle"],
+    [
+        (b"\xff", "message"),
+        (pb.StreamManyRequest(timesteps=[pb.TimestepColumns()]).SerializeToString(), "timesteps"),
+        (pb.StreamManyRequest(timesteps=[pb.TimestepColumns(handles=[1] * 500_000)]).SerializeToString(), "timesteps"),
+    ],
+    ids=["no message", "no handle", "more handles than there were"],
 )
 async def test_a_message_that_names_no_handle_ends_the_stream(
     channel: grpc.aio.Channel, server: Server, raw: bytes, field: str

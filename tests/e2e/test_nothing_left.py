@@ -9,12 +9,14 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import grpc
+import pytest
 from redis.asyncio import Redis
 
 from cellwire.v1 import cell_service_pb2 as pb
 from service.server import Server
 from service.store.keys import session_key
 from tests.harness import Place, WireStream, number, replica, timestep
+from tests.many import WireMany, columns, numbers
 from tests.numbered import Numbered
 from tests.waiting import until
 
@@ -60,7 +62,30 @@ async def ride(channel: grpc.aio.Channel, session_id: str, draw: random.Random) 
     await asyncio.wait([going])
 
 
-async def many(server: Server, prefix: str, seed: int) -> None:
+async def ride_together(channel: grpc.aio.Channel, session_id: str, draw: random.Random) -> None:
+    """The same with three sessions on one stream, of which the first has the id."""
+    turns = draw.choice([0, draw.randrange(20), draw.randrange(200), draw.randrange(1000)])
+    many = WireMany(channel)
+
+    async def go() -> None:
+        with suppress(grpc.aio.AioRpcError, asyncio.CancelledError, asyncio.InvalidStateError, EOFError):
+            token = session_id.encode().rjust(16)
+            await many.open({1: session_id, 2: f"{session_id}-2", 3: f"{session_id}-3"}, create_token=token)
+            for step in range(1, 8):
+                await many.send(timesteps=[columns([1, 2, 3], [step] * 3, numbers(step, step, step))])
+            await many.send(closes=[pb.HandleClose(handle=2, close=pb.Close(step=7))])
+            while True:
+                await many.read()
+
+    going = asyncio.create_task(go())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    many.call.cancel()
+    going.cancel()
+    await asyncio.wait([going])
+
+
+async def many(server: Server, prefix: str, seed: int, ride: Callable[..., Awaitable[None]]) -> None:
     """STREAMS such streams."""
     draw = random.Random(seed)
     async with dial(server) as channel:
@@ -78,12 +103,15 @@ async def settled(server: Server, tasks: int) -> None:
     await until(lambda: len(asyncio.all_tasks()) <= tasks, f"{tasks} tasks, {asyncio.all_tasks()}")
 
 
-async def test_cancelled_streams_leave_no_task_descriptor_claim_or_lease(place: Place) -> None:
+@pytest.mark.parametrize("ride", [ride, ride_together])
+async def test_cancelled_streams_leave_no_task_descriptor_claim_or_lease(
+    place: Place, ride: Callable[..., Awaitable[None]]
+) -> None:
     async with replica(place) as server:
-        await many(server, "warm", 0)
+        await many(server, "warm", 0, ride)
         await until(lambda: quiet(server), "no stream left")
         tasks, open_files = len(asyncio.all_tasks()), descriptors()
-        await many(server, "s", 1)
+        await many(server, "s", 1, ride)
         await settled(server, tasks)
         await until(lambda: descriptors() <= open_files, "the descriptors are back")
 

@@ -895,8 +895,8 @@ _MANY = (
         "a-handle-twice",
         "A handle is used once on a stream.",
         "service/many.py",
-        "if not self._used.add(number):",
-        "if False:",
+        'raise AlreadyOpen("handle: one that this stream has not had")',
+        "pass",
         (f"{MANY}::test_a_handle_is_used_once",),
     ),
     Mutant(

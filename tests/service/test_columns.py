@@ -14,8 +14,8 @@ from cellwire.v1 import tensor_pb2
 from service.answers import Answers, Recipient
 from service.codec import Reply, decode_timestep
 from service.columns import decode_columns, encode_columns
-from service.errors import InvalidInput, StateCorrupt, StepGap
-from service.many import UsedHandles
+from service.errors import AlreadyOpen, InvalidInput, StateCorrupt, StepGap
+from service.many import MAX_OTHERS, UsedHandles
 from service.tensors import WIRE_TYPES, OutputsEncoder
 from service.values import MAX_STEP, InputSpec, TensorSpec, Timestep
 from tests.many import columns, taken_apart
@@ -212,15 +212,33 @@ async def test_a_message_has_about_so_many_bytes_and_then_there_is_no_room() -> 
     await waiting
 
 
+# ---- handles
+
+
+def is_new(used: UsedHandles, handle: int) -> bool:
+    try:
+        used.add(handle)
+    except AlreadyOpen:
+        return False
+    return True
+
+
 @given(st.lists(st.integers(0, 12), max_size=40))
 def test_a_handle_is_new_once(handles: list[int]) -> None:
     used, known = UsedHandles(), set[int]()
     for handle in handles:
-        assert used.add(handle) == (handle not in known)
+        assert is_new(used, handle) == (handle not in known)
         known.add(handle)
+        assert len(used) == len(known)
 
 
-def test_of_handles_that_count_up_only_the_last_is_kept() -> None:
+def test_of_handles_that_count_up_only_the_last_is_kept_and_of_others_so_many() -> None:
     used = UsedHandles()
-    assert all(used.add(handle) for handle in range(7, 10_007))
+    for handle in range(7, 100_007):
+        used.add(handle)
     assert not used._others
+    for handle in range(MAX_OTHERS):
+        used.add(200_000 + 2 * handle)
+    with pytest.raises(InvalidInput):
+        used.add(1)
+    assert not is_new(used, 8)
