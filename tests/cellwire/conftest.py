@@ -2,18 +2,16 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
 from cellwire.client import Client
-from cellwire.session import Session
-from cellwire.trunk import SharedStreams
 from models import catalogue
 from tests.access import users
 from tests.cellwire.fake import FakeReplica, Memory
+from tests.cellwire.sharing import SharingClient
 from tests.harness import Place, ReplicaProcess
 
 
@@ -30,25 +28,17 @@ async def fakes(memory: Memory) -> AsyncIterator[tuple[FakeReplica, FakeReplica]
         yield first, second
 
 
-class SharingClient(Client):
-    """A client whose sessions share streams."""
-
-    def __init__(self, *targets: Any, **options: Any) -> None:
-        super().__init__(*targets, **options)
-        self._shared = SharedStreams()
-
-    def session(self, *session_id: Any, **options: Any) -> Session:
-        return super().session(*session_id, dialling=self._shared, **options)
-
-    async def close(self) -> None:
-        await self._shared.end()
-        await super().close()
-
-
 @pytest.fixture(params=[Client, SharingClient], ids=["own", "shared"])
-async def client(fakes: tuple[FakeReplica, FakeReplica], request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    """A client of both, impatient enough for tests; its sessions on streams of their own, then on shared ones."""
-    async with request.param([fake.target for fake in fakes], reply_timeout=0.3, give_up_after=20.0) as client:
+def kind(request: pytest.FixtureRequest) -> type[Client]:
+    """A client with its sessions on streams of their own, then on shared ones."""
+    chosen: type[Client] = request.param
+    return chosen
+
+
+@pytest.fixture
+async def client(fakes: tuple[FakeReplica, FakeReplica], kind: type[Client]) -> AsyncIterator[Client]:
+    """A client of both, impatient enough for tests."""
+    async with kind([fake.target for fake in fakes], reply_timeout=0.3, give_up_after=20.0) as client:
         yield client
 
 
