@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from cellwire.v1 import cell_service_pb2 as pb
-from service.answers import Answers, Recipient
+from service.answers import Answers, Form, Recipient
 from service.codec import Reply
 from service.errors import CellwireError, Overloaded, StateCorrupt, WindowExceeded, internal_error
 from service.session import Session
@@ -31,9 +31,12 @@ class Handle(Recipient):
         "_answers",
         "_close",
         "_encoder",
+        "_form",
         "_held",
-        "_in_hand",
         "_leave",
+        "_priority",
+        "_received",
+        "_step",
         "_turning",
         "_waiting",
         "_welcome",
@@ -63,10 +66,15 @@ class Handle(Recipient):
         self._close = close
         self._leave = leave
         self._encoder: OutputsEncoder
+        self._form: Form
         self._waiting: list[tuple[int, Message, float]] = []
         """Short; and empty it takes a tenth of a deque's bytes, which counts where most handles are idle."""
-        self._in_hand: tuple[int, Message, float]
-        """The step that it names, the message, and when it was received."""
+        self._step = 0
+        """That the message in hand names,"""
+        self._priority = 0
+        """its priority if it is a timestep,"""
+        self._received = 0.0
+        """and when it was."""
         self._turning = False
         self._welcome: Welcome | None = None
         self._held: asyncio.TimerHandle | None = None
@@ -76,17 +84,18 @@ class Handle(Recipient):
         """The session is open: these stored replies come first, then its messages are taken."""
         self.session = session
         self._encoder = session.cell.encoder(session.options.outputs)
+        self._form = (self._encoder, 0)
         session.on_lost = self._lost
         self.busy = False
         for reply in stored:
-            self._reply(0, reply)
+            self._reply(reply)
         self._turn()
 
     def take(self, step: int, message: Message, received: float) -> None:
         """The next message, which names this step and was received then (monotonic). Beyond the window it is refused
         at once, so that the stream need not wait for this handle; but one that closes it is taken."""
         if not self.busy and not self.gone:  # then none waits
-            self._start((step, message, received))
+            self._start(step, message, received)
         elif len(self._waiting) + 1 < self._window + isinstance(message, pb.Close):
             self._waiting.append((step, message, received))
         else:  # out of turn, so of no consequence for what the handle is told next
@@ -98,11 +107,10 @@ class Handle(Recipient):
         self.busy = False
         if self.gone:
             return
-        step, _, received = self._in_hand
         if isinstance(answer, Reply):
-            self._reply(step, answer, received)
+            self._reply(answer, self._received)
         else:
-            self._refuse(step, answer)
+            self._refuse(answer)
         self._turn()
 
     def closed(self, step: int) -> None:
@@ -138,17 +146,17 @@ class Handle(Recipient):
             return
         self._turning = True
         while self._waiting and not self.busy:
-            self._start(self._waiting.pop(0))
+            self._start(*self._waiting.pop(0))
         self._turning = False
         if self.session and self.session.ended and not self.busy and not self.gone:
             self.end(self.session.ended)
 
-    def _start(self, in_hand: tuple[int, Message, float]) -> None:
+    def _start(self, step: int, message: Message, received: float) -> None:
         assert self.session  # noqa: S101  for the type checker: until it is open, its open is in hand
-        self._in_hand = in_hand
+        self._step, self._received = step, received
         self.busy = True
-        message = in_hand[1]
         if isinstance(message, Timestep):
+            self._priority = message.priority
             if self._welcome is None or not self._is_held_back(self._welcome, self.session, message):
                 self.session.start(message, self.answered)
         elif isinstance(message, CellwireError):
@@ -173,22 +181,23 @@ class Handle(Recipient):
         self._held = None
         self.answered(welcome.too_early())
 
-    def _reply(self, step: int, reply: Reply, received: float | None = None) -> None:
+    def _reply(self, reply: Reply, received: float | None = None) -> None:
         if reply.replayed:
             try:
                 reply = reply._replace(outputs=self._encoder.again(reply.timesteps, reply.outputs))
             except StateCorrupt as error:
-                self.end(error, step)
+                self.end(error, self._step)
                 return
-        self._answers.reply(self, (self._encoder, reply.timesteps), reply, received)
+        if self._form[1] != reply.timesteps:
+            self._form = (self._encoder, reply.timesteps)
+        self._answers.reply(self, self._form, reply, received)
 
-    def _refuse(self, step: int, why: BaseException) -> None:
+    def _refuse(self, why: BaseException) -> None:
         error = why if isinstance(why, CellwireError) else internal_error(why, METHOD)
         if error.ends_stream:
-            self.end(error, step)
+            self.end(error, self._step)
             return
-        message = self._in_hand[1]
-        if isinstance(error, Overloaded) and error.retry_after and isinstance(message, Timestep):
+        if isinstance(error, Overloaded) and error.retry_after:
             self._welcome = self._welcome or Welcome()
-            self._welcome.sent_away(message.priority, error.retry_after)
-        self._answers.refused(self, step, error)
+            self._welcome.sent_away(self._priority, error.retry_after)
+        self._answers.refused(self, self._step, error)
