@@ -122,9 +122,10 @@ def unpack(columns: pb.ReplyColumns) -> Iterator[tuple[int, pb.Reply]]:
     count = len(columns.handles)
     flags = [given or [False] * count for given in (columns.replayed, columns.degraded)]
     values = zip(columns.handles, columns.steps, columns.epochs, columns.durable_steps, *flags, strict=True)
-    outputs = [(column.dtype, column.shape[1:], column.data, len(column.data) // count) for column in columns.outputs]
     if len(columns.h) != _DIGEST_BYTES * count or any(list(column.shape[:1]) != [count] for column in columns.outputs):
         raise ValueError("columns that do not fit their handles")
+    sizes = [len(column.data) // max(count, 1) for column in columns.outputs]
+    outputs = [(each.dtype, each.shape[1:], each.data, size) for each, size in zip(columns.outputs, sizes, strict=True)]
     for at, (handle, step, epoch, durable_step, replayed, degraded) in enumerate(values):
         tensors = [
             tensor_pb2.Tensor(dtype=dtype, shape=shape, data=data[at * size : (at + 1) * size])

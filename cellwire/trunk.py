@@ -99,8 +99,8 @@ class Trunk:
                 self._take(response)
         except grpc.aio.AioRpcError as error:
             why = partial(from_rpc, error.code(), error.details(), tuple(error.trailing_metadata() or ()))
-        except ValueError as error:
-            why = partial(Disconnected, f"a replica sent {error}")
+        except ValueError:
+            why = partial(Disconnected, "a replica sent columns that do not fit their handles")
         finally:
             self.is_over = True
             call.cancel()
