@@ -249,16 +249,11 @@ class Reply(NamedTuple):
 
 
 def _reply_bytes(reply: Reply) -> bytes:
-    head = cell_pb.Reply(
-        step=reply.step,
-        h=reply.h,
-        epoch=reply.epoch,
-        durable_step=reply.durable_step,
-        replayed=reply.replayed,
-        degraded=reply.degraded,
-        timesteps=reply.timesteps,
-    ).SerializeToString()
-    return b"".join((head, _OUTPUTS_IN_REPLY, varint(len(reply.outputs)), reply.outputs))
+    step, h, epoch, durable_step, timesteps, outputs, replayed, degraded = reply
+    head = cell_pb.Reply(step=step, h=h, epoch=epoch, durable_step=durable_step)
+    if timesteps or replayed or degraded:  # seldom, and setting a field costs
+        head.MergeFrom(cell_pb.Reply(timesteps=timesteps, replayed=replayed, degraded=degraded))
+    return b"".join((head.SerializeToString(), _OUTPUTS_IN_REPLY, varint(len(outputs)), outputs))
 
 
 def encode_reply(reply: Reply) -> bytes:

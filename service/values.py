@@ -178,11 +178,10 @@ def shape_signature(specs: Sequence[TensorSpec]) -> tuple[bytes, ...]:
 
 def chain(h: bytes, signature: Sequence[bytes], row: Row) -> bytes:
     """h(n) = BLAKE2b-128 over h(n-1) and, for each input in order, its dtype, shape and bytes."""
-    digest = hashlib.blake2b(h, digest_size=DIGEST_BYTES)
+    parts = [h]
     for sign, data in zip(signature, row, strict=True):
-        digest.update(sign)
-        digest.update(data)
-    return digest.digest()
+        parts += sign, data
+    return hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES).digest()
 
 
 def chain_origin(incarnation: bytes, model: str, options: bytes) -> bytes:

@@ -77,7 +77,7 @@ class Call:
         self.fault, any_short = None, False
         for (place, item), result in zip(self.items, results, strict=True):
             word = _word(result)
-            short = _replicas(item) > replicas and word in WRITTEN
+            short = self.replicas > replicas and _replicas(item) > replicas and word in WRITTEN
             if word == b"ERROR" and isinstance(result, bytes) and result[6:] in PASSING:
                 self.fail(result[6:].decode())
                 left.append((place, item))
@@ -94,9 +94,12 @@ class Call:
             self.items = ()
 
 
+_REPLICATED = (Commit, Close, Claim, Kill)
+
+
 def _word(answer: Answer) -> bytes:
     return answer[0] if isinstance(answer, list) else answer.partition(b" ")[0]
 
 
 def _replicas(item: Item) -> int:
-    return item.replicas if isinstance(item, Commit | Close | Claim | Kill) else 0
+    return item.replicas if isinstance(item, _REPLICATED) else 0

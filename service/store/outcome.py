@@ -117,7 +117,10 @@ def written(owner: Owner, told: Told | Unanswered) -> Written | CellwireError:
     """What a write was answered that this owner asked for."""
     if isinstance(told, Unanswered):
         return told
+    answer = told.answer
     try:
+        if isinstance(answer, bytes) and answer.startswith(b"OK "):  # nearly always
+            return Written(stored(answer[3:]), told.degraded)
         outcome = _outcome(owner, told)
     except ValueError:
         outcome = _unreadable()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
@@ -42,7 +43,8 @@ async def converse(
         RedisError, OSError, TimeoutError: some answers did not come; the connection is closed, as after any error.
     """
     try:
-        await connection.send_packed_command(connection.pack_commands(commands))
+        packed = [pack_command(tuple(command)) for command in commands]
+        await connection.send_packed_command(packed)
         sent()
         return [await _answer(connection) for _ in commands]
     except BaseException:

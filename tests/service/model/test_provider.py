@@ -13,8 +13,7 @@ from service.model.proof import load
 from service.model.provider import CPU, CUDA, Execution
 from service.model.repository import Repository
 from service.model.wiring import ModelRefused
-from service.server import CannotStart
-from service.settings import BadSettings
+from service.settings import BadSettings, CannotStart
 from service.settings import load as settings
 from tests.harness import Place, replica
 from tests.zoo import graph, write
