@@ -43,7 +43,7 @@ async def converse(
         RedisError, OSError, TimeoutError: some answers did not come; the connection is closed, as after any error.
     """
     try:
-        packed = [pack_command(tuple(command)) for command in commands]
+        packed = [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]  # its stub: of one
         await connection.send_packed_command(packed)
         sent()
         return [await _answer(connection) for _ in commands]
