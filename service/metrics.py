@@ -1,28 +1,27 @@
 """All metrics of the service, as a table. Labels never hold a session or a tenant."""
 
 import asyncio
-from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterator
-from itertools import accumulate
-from math import inf
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+
+from service.distribution import Distribution
 
 SUB_MILLISECOND = (
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10,
 )  # fmt: skip
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-BATCH_SIZE = Histogram("cellwire_batch_size", "Sessions in one run of a cell.", ["model"], buckets=SIZES)
-QUEUE_SECONDS = Histogram(
-    "cellwire_queue_seconds", "A timestep's wait for its batch.", ["model"], buckets=SUB_MILLISECOND
-)
-COMMIT_SECONDS = Histogram("cellwire_commit_seconds", "One call to the store with commits.", buckets=SUB_MILLISECOND)
-COMMIT_SIZE = Histogram("cellwire_commit_size", "Sessions in one call to the store.", buckets=SIZES)
+STEP_SECONDS = Distribution("cellwire_step_seconds", "From a decoded timestep to its reply.", SUB_MILLISECOND).labels()
+BATCH_SIZE = Distribution("cellwire_batch_size", "Sessions in one run of a cell.", SIZES, "model")
+QUEUE_SECONDS = Distribution("cellwire_queue_seconds", "A timestep's wait for its batch.", SUB_MILLISECOND, "model")
+COMMIT_SECONDS = Distribution(
+    "cellwire_commit_seconds", "One call to the store with commits.", SUB_MILLISECOND
+).labels()
+COMMIT_SIZE = Distribution("cellwire_commit_size", "Sessions in one call to the store.", SIZES).labels()
 IN_FLIGHT = Gauge("cellwire_in_flight", "Messages accepted and not yet committed.", ["model"])
 IN_FLIGHT_LIMIT = Gauge("cellwire_in_flight_limit", "So many are admitted.", ["model"])
 LIVE_SESSIONS = Gauge("cellwire_live_sessions", "Sessions held by streams of this replica.")
@@ -70,28 +69,6 @@ class MessageTallies(Collector):
             yield family
 
 
-class Durations(Collector):
-    """A histogram of seconds without labels, kept as plain numbers; many equal ones are counted at once."""
-
-    def __init__(self, name: str, text: str) -> None:
-        self._name, self._text = name, text
-        self._counts = [0] * (len(SUB_MILLISECOND) + 1)
-        self._sum = 0.0
-
-    def observe(self, seconds: float, count: int = 1) -> None:
-        """So many that took so long."""
-        self._counts[bisect_left(SUB_MILLISECOND, seconds)] += count
-        self._sum += seconds * count
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        """The histogram, as Prometheus asks for it."""
-        bounds = map(floatToGoString, (*SUB_MILLISECOND, inf))
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        family = HistogramMetricFamily(self._name, self._text)
-        family.add_metric([], buckets, self._sum)
-        yield family
-
-
 def _tasks() -> int:
     try:
         return len(asyncio.all_tasks())
@@ -103,5 +80,3 @@ TASKS.set_function(_tasks)
 WORKERS.set(1)
 MESSAGES = MessageTallies()
 REGISTRY.register(MESSAGES)
-STEP_SECONDS = Durations("cellwire_step_seconds", "From a decoded timestep to its reply.")
-REGISTRY.register(STEP_SECONDS)

@@ -132,8 +132,9 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                 stream.waiting = False
                 if received is None:
                     return
-                yield await self._answer(session, stream, received)
-                if _keeps(received):
+                response = await self._answer(session, stream, received)
+                yield response
+                if not isinstance(response, bytes) and _keeps(received):
                     return
         except asyncio.CancelledError:
             if not stream.was_interrupted():

@@ -146,7 +146,7 @@ class OutputsEncoder:
         parts = []
         for (at, _), head in zip(self._chosen, self._heads_of(timesteps), strict=True):
             parts.append(head)
-            parts.extend(row[at] for row in rows)
+            parts += [row[at] for row in rows]
         return b"".join(parts)
 
     @property
