@@ -15,13 +15,13 @@ SUB_MILLISECOND = (
 )  # fmt: skip
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-STEP_SECONDS = Distribution("cellwire_step_seconds", "From a decoded timestep to its reply.", SUB_MILLISECOND).labels()
-BATCH_SIZE = Distribution("cellwire_batch_size", "Sessions in one run of a cell.", SIZES, "model")
-QUEUE_SECONDS = Distribution("cellwire_queue_seconds", "A timestep's wait for its batch.", SUB_MILLISECOND, "model")
-COMMIT_SECONDS = Distribution(
-    "cellwire_commit_seconds", "One call to the store with commits.", SUB_MILLISECOND
-).labels()
-COMMIT_SIZE = Distribution("cellwire_commit_size", "Sessions in one call to the store.", SIZES).labels()
+STEP_SECONDS = Distribution("cellwire_step_seconds", "From a decoded timestep to its reply.", buckets=SUB_MILLISECOND)
+BATCH_SIZE = Distribution("cellwire_batch_size", "Sessions in one run of a cell.", ["model"], buckets=SIZES)
+QUEUE_SECONDS = Distribution(
+    "cellwire_queue_seconds", "A timestep's wait for its batch.", ["model"], buckets=SUB_MILLISECOND
+)
+COMMIT_SECONDS = Distribution("cellwire_commit_seconds", "One call to the store with commits.", buckets=SUB_MILLISECOND)
+COMMIT_SIZE = Distribution("cellwire_commit_size", "Sessions in one call to the store.", buckets=SIZES)
 IN_FLIGHT = Gauge("cellwire_in_flight", "Messages accepted and not yet committed.", ["model"])
 IN_FLIGHT_LIMIT = Gauge("cellwire_in_flight_limit", "So many are admitted.", ["model"])
 LIVE_SESSIONS = Gauge("cellwire_live_sessions", "Sessions held by streams of this replica.")
