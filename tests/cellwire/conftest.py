@@ -29,16 +29,16 @@ async def fakes(memory: Memory) -> AsyncIterator[tuple[FakeReplica, FakeReplica]
 
 
 @pytest.fixture(params=[Client, SharingClient], ids=["own", "shared"])
-def kind(request: pytest.FixtureRequest) -> type[Client]:
+def client_kind(request: pytest.FixtureRequest) -> type[Client]:
     """A client with its sessions on streams of their own, then on shared ones."""
     chosen: type[Client] = request.param
     return chosen
 
 
 @pytest.fixture
-async def client(fakes: tuple[FakeReplica, FakeReplica], kind: type[Client]) -> AsyncIterator[Client]:
+async def client(fakes: tuple[FakeReplica, FakeReplica], client_kind: type[Client]) -> AsyncIterator[Client]:
     """A client of both, impatient enough for tests."""
-    async with kind([fake.target for fake in fakes], reply_timeout=0.3, give_up_after=20.0) as client:
+    async with client_kind([fake.target for fake in fakes], reply_timeout=0.3, give_up_after=20.0) as client:
         yield client
 
 

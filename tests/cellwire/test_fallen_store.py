@@ -83,9 +83,12 @@ async def step_on(session: Session, first: int, last: int) -> list[int]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("resumed_between", [False, True])
 async def test_a_store_that_falls_back_is_brought_up_again(
-    servers: tuple[Server, Server], copy: Copy, mode: Writes, resumed_between: bool, kind: type[Client]
+    servers: tuple[Server, Server], copy: Copy, mode: Writes, resumed_between: bool, client_kind: type[Client]
 ) -> None:
-    async with kind(targets(servers)) as client, client.session("s", model="checker", write_mode=mode) as session:
+    async with (
+        client_kind(targets(servers)) as client,
+        client.session("s", model="checker", write_mode=mode) as session,
+    ):
         outputs = await step_on(session, 1, 20)
         await copy.take()
         if resumed_between:  # the copy then has an older claim, too
@@ -104,9 +107,9 @@ async def test_a_store_that_falls_back_is_brought_up_again(
 
 
 async def test_a_loss_beyond_what_is_kept_is_told_and_may_be_accepted(
-    servers: tuple[Server, Server], copy: Copy, kind: type[Client]
+    servers: tuple[Server, Server], copy: Copy, client_kind: type[Client]
 ) -> None:
-    async with kind(targets(servers), keep_messages=5) as client:
+    async with client_kind(targets(servers), keep_messages=5) as client:
         async with client.session("s", model="checker", keep=True) as session:
             await step_on(session, 1, 20)
             await copy.take()
@@ -123,9 +126,9 @@ async def test_a_loss_beyond_what_is_kept_is_told_and_may_be_accepted(
 
 
 async def test_a_store_that_fell_back_and_went_another_way_is_a_mismatch(
-    servers: tuple[Server, Server], copy: Copy, kind: type[Client]
+    servers: tuple[Server, Server], copy: Copy, client_kind: type[Client]
 ) -> None:
-    async with kind(targets(servers)) as client:
+    async with client_kind(targets(servers)) as client:
         async with client.session("s", model="checker", keep=True) as session:
             await step_on(session, 1, 5)
             await copy.take()
@@ -153,9 +156,12 @@ def lazy(place: Place, tmp_path: Path) -> Iterator[dict[str, ReplicaProcess]]:
 
 @pytest.mark.parametrize("step", [7, 33, 59])
 async def test_in_write_behind_a_killed_replica_takes_nothing_with_it(
-    lazy: dict[str, ReplicaProcess], step: int, kind: type[Client]
+    lazy: dict[str, ReplicaProcess], step: int, client_kind: type[Client]
 ) -> None:
-    async with kind(list(lazy)) as client, client.session("s", model="checker", write_mode="write_behind") as session:
+    async with (
+        client_kind(list(lazy)) as client,
+        client.session("s", model="checker", write_mode="write_behind") as session,
+    ):
         assert session.opened.write_behind
         holder = session.opened.target
         assert await follow(session, {step: lazy[holder].kill}) == right()
@@ -167,9 +173,9 @@ async def test_in_write_behind_a_killed_replica_takes_nothing_with_it(
 
 
 async def test_a_saved_point_of_write_behind_is_gone_on_from(
-    servers: tuple[Server, Server], kind: type[Client]
+    servers: tuple[Server, Server], client_kind: type[Client]
 ) -> None:
-    async with kind(targets(servers)) as client:
+    async with client_kind(targets(servers)) as client:
         async with client.session("s", model="checker", keep=True, write_mode="write_behind") as session:
             outputs = await step_on(session, 1, 30)
             point = session.resume_point
@@ -180,8 +186,8 @@ async def test_a_saved_point_of_write_behind_is_gone_on_from(
     assert outputs == checked(INPUTS)
 
 
-async def test_lost_replies_of_a_real_store(servers: tuple[Server, Server], kind: type[Client]) -> None:
-    async with kind(targets(servers)) as client:
+async def test_lost_replies_of_a_real_store(servers: tuple[Server, Server], client_kind: type[Client]) -> None:
+    async with client_kind(targets(servers)) as client:
         async with client.session("s", model="checker", keep=True) as session:
             await step_on(session, 1, 10)
             point = session.resume_point
