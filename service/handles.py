@@ -6,6 +6,7 @@ Knows its session and where answers go; knows neither gRPC nor the other handles
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from cellwire.v1 import cell_service_pb2 as pb
 from service.answers import Answers, Form, Recipient
@@ -21,6 +22,13 @@ METHOD = "/cellwire.v1.CellService/StreamMany"
 
 Message = Timestep | CellwireError | pb.Close
 """What is asked of a session, or why that cannot be done."""
+
+
+class OnItsWay(Protocol):
+    """A timestep that was started."""
+
+    def leave(self) -> None:
+        """Nobody waits for it any more, or is told."""
 
 
 class Handle(Recipient):
@@ -39,6 +47,7 @@ class Handle(Recipient):
         "_step",
         "_turning",
         "_waiting",
+        "_way",
         "_welcome",
         "_window",
         "busy",
@@ -75,6 +84,8 @@ class Handle(Recipient):
         """its priority if it is a timestep,"""
         self._received = 0.0
         """and when it was."""
+        self._way: OnItsWay | None = None
+        """The timestep in hand; or the last one, which cannot be left any more."""
         self._turning = False
         self._welcome: Welcome | None = None
         self._held: asyncio.TimerHandle | None = None
@@ -134,10 +145,12 @@ class Handle(Recipient):
             self.busy = False
 
     def leave(self) -> None:
-        """Ends the handle without a word."""
+        """Ends the handle without a word; nobody waits for what is in hand."""
         if not self.gone:
             self.gone = True
             self.stop()
+            if self._way:
+                self._way.leave()
             self._leave(self)
 
     def _turn(self) -> None:
@@ -158,7 +171,7 @@ class Handle(Recipient):
         if isinstance(message, Timestep):
             self._priority = message.priority
             if self._welcome is None or not self._is_held_back(self._welcome, self.session, message):
-                self.session.start(message, self.answered)
+                self._way = self.session.start(message, self.answered)
         elif isinstance(message, CellwireError):
             self.answered(message)
         else:

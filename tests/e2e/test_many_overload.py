@@ -130,6 +130,18 @@ async def test_who_waits_for_having_come_too_early_does_not_hold_a_drain(channel
     assert len(many.answers[5]) == 3  # the open, step 1, and that step 2 was not admitted
 
 
+async def test_those_who_leave_are_counted_out(channel: grpc.aio.Channel, held: Held) -> None:
+    many = await filled(channel, held, others=0)
+    many.call.cancel()
+    await until(lambda: held.in_flight == 0, "nothing in flight")
+    assert not held.gate.is_set()
+    await held.server.sessions.settled()
+    held.gate.set()
+    newer = WireMany(channel)
+    await newer.open({1: "new"}, "held")
+    assert (await newer.step([1], [1], numbers(1)))[0].step == 1
+
+
 async def test_a_message_that_is_not_started_in_time_is_refused_row_by_row(
     channel: grpc.aio.Channel, held: Held
 ) -> None:

@@ -884,6 +884,14 @@ _MANY = (
         (f"{MANY}::test_a_stream_of_many_leaves_all_its_sessions_when_it_ends",),
     ),
     Mutant(
+        "in-flight-for-nobody",
+        "What a stream of many leaves in hand is counted out.",
+        "service/handles.py",
+        "self._way.leave()",
+        "pass",
+        (f"{MANY_OVERLOAD}::test_those_who_leave_are_counted_out",),
+    ),
+    Mutant(
         "a-drain-that-cuts",
         "A drain answers what is in hand.",
         "service/many.py",
