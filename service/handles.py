@@ -6,7 +6,6 @@ Knows its session and where answers go; knows neither gRPC nor the other handles
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from cellwire.v1 import cell_service_pb2 as pb
 from service.answers import Answers, Form, Recipient
@@ -15,6 +14,7 @@ from service.errors import CellwireError, Overloaded, StateCorrupt, WindowExceed
 from service.session import Session
 from service.tensors import OutputsEncoder
 from service.values import Timestep
+from service.way import Way
 from service.welcome import Welcome
 
 METHOD = "/cellwire.v1.CellService/StreamMany"
@@ -22,13 +22,6 @@ METHOD = "/cellwire.v1.CellService/StreamMany"
 
 Message = Timestep | CellwireError | pb.Close
 """What is asked of a session, or why that cannot be done."""
-
-
-class OnItsWay(Protocol):
-    """A timestep that was started."""
-
-    def leave(self) -> None:
-        """Nobody waits for it any more, or is told."""
 
 
 class Handle(Recipient):
@@ -84,7 +77,7 @@ class Handle(Recipient):
         """its priority if it is a timestep,"""
         self._received = 0.0
         """and when it was."""
-        self._way: OnItsWay | None = None
+        self._way: Way[Reply] | None = None
         """The timestep in hand; or the last one, which cannot be left any more."""
         self._turning = False
         self._welcome: Welcome | None = None
