@@ -8,21 +8,19 @@ from pathlib import Path
 import grpc
 import uvloop
 
-METHOD = "/benchmarks.Echo/Stream"
-REPLY_BYTES = int(os.environ.get("BENCHMARKS_REPLY_BYTES", "120"))
-
 
 async def stream(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
-    reply = bytes(REPLY_BYTES)
-    async for _request in requests:
+    """The first message says how long the answers are."""
+    reply = b""
+    async for request in requests:
+        reply = reply or bytes(int(request))
         yield reply
 
 
 async def main() -> None:
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    service, _, method = METHOD[1:].partition("/")
-    handlers = {method: grpc.stream_stream_rpc_method_handler(stream)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    handlers = {"Stream": grpc.stream_stream_rpc_method_handler(stream)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("benchmarks.Echo", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     await asyncio.to_thread(Path(os.environ["CELLWIRE_PORT_FILE"]).write_text, f"{port}\n")

@@ -1,0 +1,24 @@
+"""Ray Serve with its gRPC door: its command line."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from benchmarks import servers
+from benchmarks.bench import Bench
+from benchmarks.servers import Server
+
+
+@asynccontextmanager
+async def ray(bench: Bench, environment: Path) -> AsyncIterator[Server]:
+    """Ray, installed in the environment, with one replica of the model."""
+    port = servers.free_port()
+    deployment = Path(__file__).with_name("deployment.py")
+    command = [environment / "bin" / "python", deployment, bench.model("bench"), str(port)]
+    variables = {
+        "PYTHONPATH": str(deployment.parent),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DISABLE_IMPORT_WARNING": "1",
+    }
+    async with servers.started(bench.children, "ray", "ray", command, bench.log("ray"), variables, port=port) as server:
+        yield server

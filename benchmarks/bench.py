@@ -1,0 +1,265 @@
+"""What a workload works with: a store, servers to start, a client to run against them, and where results go."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from redis import Redis
+from rich.progress import Progress
+
+from benchmarks import processes, servers
+from benchmarks.client.talk import Shape
+from benchmarks.client.task import Task, Told
+from benchmarks.results import Case, Results
+from benchmarks.servers import CLIENT_CORE, SERVER_CORE, Server
+from cellwire.cli.children import Children
+from cellwire.cli.embedded import EmbeddedStore
+
+CLIENT_SECONDS = 120.0
+"""That a client may take beyond its own times."""
+
+
+class ClientFailed(Exception):
+    """The client met what it did not expect; the text is its last line."""
+
+
+class StoreLike(Protocol):
+    """What is measured of a store."""
+
+    @property
+    def url(self) -> str: ...
+
+    def pids(self) -> Sequence[int]: ...
+
+    def bytes_moved(self) -> int: ...
+
+
+class OneStore:
+    """The embedded store as workloads see it."""
+
+    def __init__(self, store: EmbeddedStore, url: str | None = None) -> None:
+        self.embedded = store
+        self.url = url or store.url
+
+    def pids(self) -> Sequence[int]:
+        """Its process."""
+        return [self.embedded.pid]
+
+    def bytes_moved(self) -> int:
+        """In and out since it started."""
+        with Redis.from_url(self.embedded.url) as client:
+            stats = client.info("stats")
+        return int(stats["total_net_input_bytes"]) + int(stats["total_net_output_bytes"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    runs: int = 3
+    seconds: float = 3.0
+    warm: float = 1.0
+    quick: bool = False
+    """Only what the most important ratios need."""
+    idle_streams: int = 10_000
+    stored_sessions: int = 100_000
+
+
+class Bench:
+    """One run of the suite, which owns the children, the directory and the store."""
+
+    def __init__(
+        self, plan: Plan, results: Results, children: Children, directory: Path, store: OneStore, progress: Progress
+    ) -> None:
+        self.plan = plan
+        self.results = results
+        self.children = children
+        self.directory = directory
+        self.store = store
+        self.models = directory / "models"
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+        self._workload = ""
+        self._reply_bytes: dict[Shape, int] = {}
+
+    def model(self, name: str) -> Path:
+        """The ONNX file of a model."""
+        return self.models / name / "1" / "model.onnx"
+
+    def begin(self, workload: str) -> None:
+        """What is measured from now on belongs to this workload."""
+        self._workload = workload
+
+    def say(self, text: str) -> None:
+        """A line above the progress."""
+        self._progress.console.print(text, highlight=False)
+
+    def skip(self, what: str, why: str) -> None:
+        """Notes, and says, what is not measured."""
+        name = f"{self._workload} {what}".strip()
+        self.results.skipped[name] = why
+        self.say(f"skipped: {name}: {why}")
+
+    def replica(
+        self,
+        name: str = "cellwire",
+        store: StoreLike | None = None,
+        dialect: str = "cellwire",
+        cores: Sequence[int] = (SERVER_CORE,),
+        **settings: object,
+    ) -> AbstractAsyncContextManager[Server]:
+        """A replica of ours."""
+        admin_port = servers.free_port()
+        values = {
+            "store_url": (store or self.store).url,
+            "models": self.models,
+            "port": 0,
+            "admin_port": admin_port,
+            "log_level": "WARNING",
+            **settings,
+        }
+        environment = {f"CELLWIRE_{key.upper()}": str(value) for key, value in values.items()}
+        return servers.started(
+            self.children,
+            name,
+            dialect,
+            servers.module("service"),
+            self.log(name),
+            environment,
+            admin_port=admin_port,
+            cores=cores,
+        )
+
+    def echo(self) -> AbstractAsyncContextManager[Server]:
+        """The bare transport."""
+        command = servers.module("benchmarks.baselines.echo")
+        return servers.started(self.children, "echo", "echo", command, self.log("echo"), {})
+
+    def log(self, name: str) -> Path:
+        """Of a server."""
+        return self.directory / f"{name.replace(' ', '-')}-{time.time_ns()}.log"
+
+    async def run(self, server: Server, task: Task, store: StoreLike | None = None) -> Told:
+        """A client's task on this server, with what is common to all filled in.
+
+        Raises:
+            ClientFailed: the load did not go as it should.
+        """
+        store = store or self.store
+        watch = {"server": server.pids(), "core": [server.core_pid], "redis": store.pids()}
+        task = replace(
+            task,
+            target=server.target,
+            dialect=task.dialect or server.dialect,
+            prefix=f"b{time.time_ns()}",
+            reply_bytes=task.reply_bytes or self._reply_bytes.get(task.shape, 120),
+            watch=watch,
+        )
+        with processes.on_cores(CLIENT_CORE):
+            client = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "benchmarks.client",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        try:
+            async with asyncio.timeout(CLIENT_SECONDS + task.warm + task.seconds + task.sessions / 50):
+                told, errors = await client.communicate(task.to_json().encode())
+        except TimeoutError:
+            raise ClientFailed(f"{server.name}: no end in time") from None
+        finally:
+            if client.returncode is None:
+                client.kill()
+                await client.wait()
+        if client.returncode:
+            raise ClientFailed(f"{server.name}: {errors.decode().strip().rpartition(chr(10))[2]}")
+        return Told.from_json(told.decode())
+
+    async def measure(
+        self, server: Server, run: int, task: Task, store: StoreLike | None = None, **case: int | float | str
+    ) -> Told:
+        """Runs a task and adds what it cost to the results; the case is its streams and connections, and what is given.
+
+        Raises:
+            ClientFailed: the load did not go as it should.
+        """
+        streams, connections = task.streams, min(task.streams, task.connections)
+        self._progress.update(
+            self._task, description=f"{self._workload} {server.name}, {streams} streams, {connections} connections"
+        )
+        store = store or self.store
+        task = replace(task, warm=self.plan.warm, seconds=self.plan.seconds)
+        before, moved = server.metrics(), store.bytes_moved()
+        told = await self.run(server, task, store)
+        after, moved = server.metrics(), store.bytes_moved() - moved
+        if (task.dialect or server.dialect) == "cellwire":
+            self._reply_bytes[task.shape] = told.reply_bytes or self._reply_bytes.get(task.shape, 120)
+        values = {**costs(told), **inner(before, after, told.all_steps, moved)}
+        full: Case = {"streams": streams, "connections": connections, **case}
+        self.results.add(self._workload, server.name, run, full, **values)
+        return told
+
+
+def costs(told: Told) -> dict[str, float]:
+    """What the client told, a timestep each."""
+    steps = max(1, told.steps)
+    values = {
+        "steps_per_second": told.steps / told.seconds,
+        "server_us": 1e6 * told.cpu["server"] / steps,
+        "core_us": 1e6 * told.cpu["core"] / steps,
+        "redis_us": 1e6 * told.cpu["redis"] / steps,
+        "client_us": 1e6 * told.client_cpu / steps,
+        "server_busy": told.cpu["server"] / told.seconds,
+        "client_busy": told.client_cpu / told.seconds,
+        "p50_ms": told.p50_ms,
+        "p99_ms": told.p99_ms,
+        "max_ms": told.max_ms,
+        "refused": told.refused / told.seconds,
+        "request_bytes": told.request_bytes,
+        "reply_bytes": told.reply_bytes,
+        "rss_kb": told.resident["server"][1] / 1024,
+    }
+    if told.sessions:
+        values["sessions_per_second"] = told.sessions / told.seconds
+        values["server_us_per_session"] = 1e6 * told.cpu["server"] / told.sessions
+        values["redis_us_per_session"] = 1e6 * told.cpu["redis"] / told.sessions
+    return values
+
+
+def inner(before: Mapping[str, float], after: Mapping[str, float], steps: int, moved: int) -> dict[str, float]:
+    """What the replica told of itself, over the whole run of a client: sizes of batches, calls and bytes of the store."""
+
+    def grown(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    batches, commits = grown("cellwire_batch_size_count"), grown("cellwire_commit_size_count")
+    if not batches or not steps:
+        return {}
+    return {
+        "batch": grown("cellwire_batch_size_sum") / batches,
+        "commit": grown("cellwire_commit_size_sum") / max(1.0, commits),
+        "store_calls": commits / steps,
+        "store_bytes": moved / steps,
+    }
+
+
+@contextmanager
+def store_on_client_core(
+    children: Children, fsync: str = "everysec", options: Mapping[str, str] | None = None
+) -> Iterator[OneStore]:
+    """A store beside the client."""
+    with processes.on_cores(CLIENT_CORE):
+        store = EmbeddedStore(children, fsync=fsync, options=options)
+        store.__enter__()
+    try:
+        yield OneStore(store)
+    finally:
+        store.__exit__(None, None, None)

@@ -1,0 +1,122 @@
+"""A stream of messages over a raw connection: what was sent when, and what of it is answered."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.client.http2 import Call, CallFailed, Connection
+from benchmarks.client.talk import Refused, Talk
+
+clock = time.perf_counter
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message under way."""
+
+    number: int
+    intended: float
+    """When it was to be sent."""
+    round: int
+
+
+class Stream:
+    """One stream. `on_answered` is called with each message that is answered whole, `on_refused` with the others."""
+
+    def __init__(self, connection: Connection, talk: Talk) -> None:
+        self._connection = connection
+        self.talk = talk
+        self.on_answered: Callable[[Stream, Sent], None] = _nobody
+        self.on_refused: Callable[[Stream, Sent, Refused], None] = _not_allowed
+        self.number = 0
+        """Of the last message."""
+        self.round = 0
+        """Begins anew when numbers go back."""
+        self.unanswered: deque[Sent] = deque()
+        self.request_bytes = self.reply_bytes = 0
+        self._call: Call | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._kept = b""
+
+    async def open(self) -> None:
+        """Begins the stream, and opens what the talk opens."""
+        if self.talk.unary:
+            return
+        opening = self.talk.opening()
+        self._call = self._connection.call(self.talk.path, self._take_answer, self._end)
+        if opening is not None:
+            self._call.on_message = self._take_opening
+            await self._awaited(lambda call: call.send(opening))
+
+    def send(self, intended: float) -> None:
+        """Sends the next message, which was to be sent at that time."""
+        self.number += 1
+        message = self.talk.message(self.number)
+        self.request_bytes = len(message)
+        self.unanswered.append(Sent(self.number, intended, self.round))
+        if self._call:
+            self._call.send(message)
+        else:
+            self._connection.call(self.talk.path, self._keep, self._take_kept).send(message, last=True)
+
+    async def step(self) -> None:
+        """Sends the next message and waits for its answer."""
+        self.on_answered = lambda *_: self._answer()
+        await self._awaited(lambda _: self.send(clock()))
+
+    async def close(self) -> None:
+        """Closes what the talk closes, and ends the stream."""
+        closing = self.talk.closing(self.number)
+        if self._call and closing is not None:
+            self._call.on_message = lambda _: self._answer()
+            await self._awaited(lambda call: call.send(closing))
+        await self._awaited(lambda call: call.finish())
+
+    async def _awaited(self, act: Callable[[Call], None]) -> None:
+        self._ready = asyncio.get_running_loop().create_future()
+        act(self._call)  # type: ignore[arg-type]  a call without a stream sends without it
+        await self._ready
+
+    def _answer(self) -> None:
+        if self._ready and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _take_opening(self, answer: bytes) -> None:
+        assert self._call
+        if self.talk.opened(answer):
+            self._call.on_message = self._take_answer
+            self._answer()
+
+    def _take_answer(self, answer: bytes) -> None:
+        sent = self.unanswered[0]
+        try:
+            whole = self.talk.complete(answer, sent.number)
+        except Refused as refusal:
+            self.unanswered.popleft()
+            self.on_refused(self, sent, refusal)
+            return
+        if whole:
+            self.unanswered.popleft()
+            self.reply_bytes = len(answer)
+            self.on_answered(self, sent)
+
+    def _keep(self, answer: bytes) -> None:
+        self._kept = answer
+
+    def _take_kept(self) -> None:
+        self._take_answer(self._kept)
+
+    def _end(self) -> None:
+        if self._ready is None or self._ready.done():
+            raise CallFailed("the server ended a stream")
+        self._answer()
+
+
+def _nobody(stream: Stream, sent: Sent) -> None:
+    """Nobody waits."""
+
+
+def _not_allowed(stream: Stream, sent: Sent, refusal: Refused) -> None:
+    raise refusal

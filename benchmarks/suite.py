@@ -1,0 +1,100 @@
+"""One run of the suite: the workloads in turn, what each measured written down when it is done."""
+
+import os
+import platform
+import subprocess
+import tempfile
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import onnxruntime
+from rich.progress import Progress
+
+from benchmarks import bars, models
+from benchmarks.bench import Bench, ClientFailed, Plan, store_on_client_core
+from benchmarks.results import Results
+from benchmarks.servers import DidNotStart
+from benchmarks.workloads import closed_loop, many, others, write_modes
+from cellwire.cli.children import Children
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One part of the suite."""
+
+    name: str
+    what: str
+    run: Callable[[Bench], Awaitable[None]]
+    quick: bool = False
+
+
+WORKLOADS = (
+    Workload("W1", "closed loop, 1 to 512 streams", closed_loop.run, quick=True),
+    Workload("W3", "sessions a message, 1 to 128", many.run, quick=True),
+    Workload("W8", "write-through and write-behind, the store's settings", write_modes.run, quick=True),
+    Workload("baselines", "naive servers, Triton, MLServer, Ray Serve", others.run, quick=True),
+)
+
+
+def chosen(only: Sequence[str], quick: bool) -> list[Workload]:
+    """The workloads of these names, or all; KeyError for a name that there is not."""
+    by_name = {workload.name.lower(): workload for workload in WORKLOADS}
+    if only:
+        return [by_name[name.lower()] for name in only]
+    return [workload for workload in WORKLOADS if workload.quick or not quick]
+
+
+async def run(workloads: Sequence[Workload], plan: Plan, results: Results, path: Path, progress: Progress) -> None:
+    """Measures them, into `results` and the file at `path`; one that fails is noted, and the next goes on."""
+    results.at = datetime.now(UTC).isoformat(timespec="seconds")
+    results.machine, results.settings = machine(), asdict(plan)
+    whole = progress.add_task("suite", total=len(workloads))
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as directory,
+        Children() as children,
+        store_on_client_core(children) as store,
+    ):
+        bench = Bench(plan, results, children, Path(directory), store, progress)
+        models.write(bench.models)
+        for workload in workloads:
+            progress.update(whole, description=f"{workload.name}: {workload.what}")
+            results.forget(workload.name)
+            bench.begin(workload.name)
+            try:
+                await workload.run(bench)
+            except (ClientFailed, DidNotStart) as failure:
+                bench.skip("", str(failure))
+            except Exception:
+                bench.skip("", traceback.format_exc(limit=-3))
+            else:
+                results.done.append(workload.name)
+            results.ratios, results.figures = bars.ratios(results), bars.figures(results)
+            results.write(path)
+            progress.advance(whole)
+
+
+def machine() -> dict[str, str | int]:
+    """Where it was measured."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": model,
+        "cores": os.cpu_count() or 1,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "grpcio": grpc.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "commit": commit.stdout.strip(),
+        "niceness": os.nice(0),
+    }
