@@ -199,6 +199,8 @@ class Bench:
         task = replace(task, warm=self.plan.warm, seconds=self.plan.seconds)
         before, moved = server.metrics(), store.bytes_moved()
         told = await self.run(server, task, store)
+        if not told.steps:
+            raise ClientFailed(f"{server.name}: nothing was answered")
         after, moved = server.metrics(), store.bytes_moved() - moved
         if (task.dialect or server.dialect) == "cellwire":
             self._reply_bytes[task.shape] = told.reply_bytes or self._reply_bytes.get(task.shape, 120)

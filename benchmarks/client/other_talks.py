@@ -111,14 +111,14 @@ class V2Stream(V2Unary):
 
 
 class RayUnary(Talk):
-    """A deployment of Ray Serve: the session's number, then bare float32."""
+    """A deployment of Ray Serve: the session's number and bare float32 in a BytesValue."""
 
     path, unary = RAY, True
     steps = 1
 
     def __init__(self, name: str, shape: Shape) -> None:
-        self._message = struct.pack("<q", int(name.rpartition("-")[2])) + b"".join(shape.rows())
-        self._reply_bytes = 4 * shape.outputs
+        self._message = field(1, struct.pack("<q", int(name.rpartition("-")[2])) + b"".join(shape.rows()))
+        self._reply_bytes = len(field(1, bytes(4 * shape.outputs)))
 
     def message(self, number: int) -> bytes:
         return self._message

@@ -3,6 +3,7 @@
 python deployment.py MODEL.onnx PORT
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,13 +12,15 @@ import grpc
 import numpy as np
 import onnxruntime as ort
 import ray
+from google.protobuf.wrappers_pb2 import BytesValue
 from ray import serve
 from ray.serve.config import gRPCOptions
 
 
 def add_to_server(servicer, server):
-    """As generated code does: the method `step` of the service benchmarks.Cell, bytes in and out."""
-    handlers = {"step": grpc.unary_unary_rpc_method_handler(servicer.step)}
+    """As generated code does: the method `step` of the service benchmarks.Cell."""
+    step = grpc.unary_unary_rpc_method_handler(servicer.step, BytesValue.FromString, BytesValue.SerializeToString)
+    handlers = {"step": step}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("benchmarks.Cell", handlers),))
 
 
@@ -33,12 +36,12 @@ class Cell:
         self.states = {}
 
     async def step(self, request):
-        sequence, x = request[:8], np.frombuffer(request, np.float32, offset=8)[np.newaxis]
+        sequence, x = request.value[:8], np.frombuffer(request.value, np.float32, offset=8)[np.newaxis]
         hidden, cell = self.states.get(sequence, self.start)
         y, *self.states[sequence] = self.session.run(
             ["y", "hidden_out", "cell_out"], {"x": x, "hidden": hidden, "cell": cell}
         )
-        return y.tobytes()
+        return BytesValue(value=y.tobytes())
 
 
 if __name__ == "__main__":
@@ -46,5 +49,6 @@ if __name__ == "__main__":
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     serve.start(grpc_options=gRPCOptions(port=int(sys.argv[2]), grpc_servicer_functions=["deployment.add_to_server"]))
     serve.run(Cell.bind(sys.argv[1]))
+    Path(os.environ["CELLWIRE_PORT_FILE"]).write_text(f"{sys.argv[2]}\n")
     signal.sigwait({signal.SIGTERM})
     ray.shutdown()

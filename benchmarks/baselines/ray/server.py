@@ -20,5 +20,5 @@ async def ray(bench: Bench, environment: Path) -> AsyncIterator[Server]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
     }
-    async with servers.started(bench.children, "ray", "ray", command, bench.log("ray"), variables, port=port) as server:
+    async with servers.started(bench.children, "ray", "ray", command, bench.log("ray"), variables) as server:
         yield server

@@ -36,8 +36,11 @@ class TritonPythonModel:
         feeds = {"x": np.concatenate(rows), "hidden": self.hidden[:, ready], "cell": self.cell[:, ready]}
         y, hidden, cell = self.session.run(["y", "hidden_out", "cell_out"], feeds)
         self.hidden[:, ready], self.cell[:, ready] = hidden, cell
-        empty = utils.InferenceResponse(output_tensors=[utils.Tensor("y", np.zeros((1, y.shape[1]), np.float32))])
-        responses = [empty] * len(requests)
-        for row, slot in enumerate(ready):
-            responses[slot] = utils.InferenceResponse(output_tensors=[utils.Tensor("y", y[row : row + 1])])
-        return responses
+        rows = dict(zip(ready, range(len(ready)), strict=True))
+        nothing = np.zeros((1, y.shape[1]), np.float32)  # for a slot without a request; each needs a response of its own
+        return [
+            utils.InferenceResponse(
+                output_tensors=[utils.Tensor("y", y[rows[slot] : rows[slot] + 1] if slot in rows else nothing)]
+            )
+            for slot in range(len(requests))
+        ]

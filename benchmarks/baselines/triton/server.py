@@ -29,12 +29,13 @@ instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 """
 
 
-def write_repository(repository: Path, model: Path, inputs: int, outputs: int) -> None:
-    """The model as Triton wants it."""
+def write_repository(repository: Path, model: Path, packages: Path, inputs: int, outputs: int) -> None:
+    """The model as Triton wants it; its Python does not read PYTHONPATH, so the model says where packages are."""
     version = repository / "bench" / "1"
     version.mkdir(parents=True, exist_ok=True)
     shutil.copy(model, version / "model.onnx")
-    shutil.copy(Path(__file__).with_name("model.py"), version / "model.py")
+    code = Path(__file__).with_name("model.py").read_text()
+    (version / "model.py").write_text(f"import sys\n\nsys.path.insert(0, {str(packages)!r})\n{code}")
     config = CONFIG.format(max_batch=MAX_BATCH, inputs=inputs, outputs=outputs, delay=QUEUE_DELAY_US)
     (repository / "bench" / "config.pbtxt").write_text(config)
 
@@ -50,10 +51,10 @@ def write_backends(backends: Path, package: Path) -> None:
 @asynccontextmanager
 async def triton(bench: Bench, environment: Path) -> AsyncIterator[Server]:
     """Triton, installed in the environment; it serves the model `bench`."""
-    packages = next(environment.glob("lib/python3*/site-packages"))
+    packages = environment / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     package = packages / "pytriton" / "tritonserver"
     repository, backends = bench.directory / "triton-models", bench.directory / "triton-backends"
-    write_repository(repository, bench.model("bench"), inputs=40, outputs=8)
+    write_repository(repository, bench.model("bench"), packages, inputs=40, outputs=8)
     write_backends(backends, package)
     port = servers.free_port()
     command: list[str | Path] = [
@@ -65,9 +66,9 @@ async def triton(bench: Bench, environment: Path) -> AsyncIterator[Server]:
         "--allow-http=false",
         "--allow-metrics=false",
         "--log-info=false",
+        "--log-warning=false",
     ]
     libraries = f"{sysconfig.get_config_var('LIBDIR')}:{packages / 'nvidia_pytriton.libs'}"
-    variables = {"LD_LIBRARY_PATH": libraries, "PYTHONPATH": str(packages)}
-    log = bench.log("triton")
+    variables, log = {"LD_LIBRARY_PATH": libraries}, bench.log("triton")
     async with servers.started(bench.children, "triton", "v2_stream", command, log, variables, port=port) as server:
         yield server
