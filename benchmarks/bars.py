@@ -1,7 +1,7 @@
 """Ratios and figures out of measurements, and the bar of each.
 
-Ratios are of two servers measured in turn: the ratio of each turn, and of these the median, so that a machine that drifts
-takes both along. Of eight connections and one per stream the worse one counts.
+Ratios are of two servers measured in turn: the ratio of each turn, and of these the median, so that a machine that
+drifts takes both along. Of eight connections and one per stream the worse one counts.
 """
 
 import statistics
@@ -135,7 +135,7 @@ def figures(results: Results) -> dict[str, float]:
         "p99_ms_at_70pct": results.median("W2", OURS, "p99_ms", percent=70),
         "goodput_4x_vs_1x": results.median("W10", OURS, "goodput_4x_vs_1x"),
         "rss_kb_per_idle_stream_above_echo": idle(results),
-        "rss_kb_per_stored_session": results.median("W6", OURS, "rss_kb_per_session", kind="stored"),
+        "rss_kb_per_stored_session": per(results, "growth", OURS, "sessions", kind="stored"),
         "cpu_growth_32_to_4096": growth(results, {"sessions": 4096}, {"sessions": 32}),
         "cpu_growth_stored_100k": growth(results, {"stored": "many"}, {"stored": "none"}),
     }
@@ -150,10 +150,16 @@ def growth(results: Results, late: Case, early: Case) -> float | None:
 def idle(results: Results) -> float | None:
     """Memory of an idle stream above the echo's, on shared connections and on their own, the larger."""
     kinds = ("shared", "own")
-    ours = [results.median("W6", OURS, "rss_kb_per_stream", kind=kind) for kind in kinds]
-    echo = [results.median("W6", ECHO, "rss_kb_per_stream", kind=kind) for kind in kinds]
+    ours = [per(results, "W6", OURS, "streams", kind=kind) for kind in kinds]
+    echo = [per(results, "W6", ECHO, "streams", kind=kind) for kind in kinds]
     above = [mine - theirs for mine, theirs in zip(ours, echo, strict=True) if mine is not None and theirs is not None]
     return max(above) if above else None
+
+
+def per(results: Results, workload: str, name: str, unit: str, **case: int | float | str) -> float | None:
+    """KB of memory that the server has taken for each of a unit of the case, the median of the turns."""
+    grown = [each.values["rss_grown_kb"] / float(each.case[unit]) for each in results.of(workload, name, **case)]
+    return statistics.median(grown) if grown else None
 
 
 def missed(values: Mapping[str, float]) -> list[str]:

@@ -37,7 +37,7 @@ class StoreLike(Protocol):
 
     def pids(self) -> Sequence[int]: ...
 
-    def bytes_moved(self) -> int: ...
+    def usage(self) -> "Usage": ...
 
 
 class OneStore:
@@ -51,11 +51,27 @@ class OneStore:
         """Its process."""
         return [self.embedded.pid]
 
-    def bytes_moved(self) -> int:
-        """In and out since it started."""
-        with Redis.from_url(self.embedded.url) as client:
-            stats = client.info("stats")
-        return int(stats["total_net_input_bytes"]) + int(stats["total_net_output_bytes"])
+    def usage(self) -> "Usage":
+        """Of its process."""
+        return usage(self.embedded)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a store has done and what it holds."""
+
+    moved: int
+    """Bytes in and out since it started."""
+    memory: int
+    """Bytes."""
+
+
+def usage(store: EmbeddedStore) -> Usage:
+    """Of a running store."""
+    with Redis(unix_socket_path=str(store.socket)) as client:
+        told = client.info()
+    moved = int(told["total_net_input_bytes"]) + int(told["total_net_output_bytes"])
+    return Usage(moved, int(told["used_memory"]))
 
 
 @dataclass(frozen=True)
@@ -197,14 +213,15 @@ class Bench:
         )
         store = store or self.store
         task = replace(task, warm=self.plan.warm, seconds=self.plan.seconds)
-        before, moved = server.metrics(), store.bytes_moved()
+        before, used_before = server.metrics(), store.usage()
         told = await self.run(server, task, store)
         if not told.steps:
             raise ClientFailed(f"{server.name}: nothing was answered")
-        after, moved = server.metrics(), store.bytes_moved() - moved
+        after, used = server.metrics(), store.usage()
         if (task.dialect or server.dialect) == "cellwire":
             self._reply_bytes[task.shape] = told.reply_bytes or self._reply_bytes.get(task.shape, 120)
-        values = {**costs(told), **inner(before, after, told.all_steps, moved)}
+        values = {**costs(told), **inner(before, after, told.all_steps, used.moved - used_before.moved)}
+        values["store_grown_kb"] = (used.memory - used_before.memory) / 1024
         full: Case = {"streams": streams, "connections": connections, **case}
         self.results.add(self._workload, server.name, run, full, **values)
         return told
@@ -228,6 +245,7 @@ def costs(told: Told) -> dict[str, float]:
         "request_bytes": told.request_bytes,
         "reply_bytes": told.reply_bytes,
         "rss_kb": told.resident["server"][1] / 1024,
+        "rss_grown_kb": (told.resident["server"][1] - told.resident["server"][0]) / 1024,
     }
     if told.sessions:
         values["sessions_per_second"] = told.sessions / told.seconds

@@ -18,7 +18,19 @@ from benchmarks import bars, models
 from benchmarks.bench import Bench, ClientFailed, Plan, store_on_client_core
 from benchmarks.results import Results
 from benchmarks.servers import DidNotStart
-from benchmarks.workloads import closed_loop, many, others, write_modes
+from benchmarks.workloads import (
+    ceilings,
+    closed_loop,
+    crowds,
+    faults,
+    growth,
+    many,
+    open_loop,
+    others,
+    scale,
+    shapes,
+    write_modes,
+)
 from cellwire.cli.children import Children
 
 
@@ -34,8 +46,21 @@ class Workload:
 
 WORKLOADS = (
     Workload("W1", "closed loop, 1 to 512 streams", closed_loop.run, quick=True),
+    Workload("W2", "open loop at 25 to 90 % of capacity", open_loop.run),
     Workload("W3", "sessions a message, 1 to 128", many.run, quick=True),
+    Workload("W4", "timesteps a message, 1 to 32", shapes.timesteps),
+    Workload("W5", "unary calls", shapes.unary),
+    Workload("W6", "idle streams", crowds.idle),
+    Workload("W7", "churn", crowds.churn),
     Workload("W8", "write-through and write-behind, the store's settings", write_modes.run, quick=True),
+    Workload("W9", "a replica is killed", faults.killed),
+    Workload("W10", "overload", faults.overloaded),
+    Workload("W11", "one and two processes", scale.workers),
+    Workload("W13", "state of 1 to 64 KB", shapes.states),
+    Workload("W14", "a cluster as store", scale.cluster),
+    Workload("growth", "open and stored sessions by the thousand", growth.run),
+    Workload("models", "other models", shapes.models),
+    Workload("ceilings", "the model alone, the store alone", ceilings.run),
     Workload("baselines", "naive servers, Triton, MLServer, Ray Serve", others.run, quick=True),
 )
 

@@ -1,7 +1,8 @@
 """What one writes first: a grpcio server that gets the state from Redis, runs the model, and sets it again.
 
 Well done as such: uvloop, bare bytes instead of protobuf, hiredis, one thread of ONNX Runtime. At most once: a message
-that is sent again advances the state again. With BENCHMARKS_STATE=memory the state is in a dict and dies with the process.
+that is sent again advances the state again. With BENCHMARKS_STATE=memory the state is in a dict and dies with the
+process.
 """
 
 import asyncio

@@ -2,10 +2,20 @@
 
 import random
 
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
 from benchmarks.client.protobuf import field, varint
 from benchmarks.client.talk import Refused, Shape, Talk, WrongAnswer
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import tensor_pb2
+
+
+def refused(step: int, status: Status) -> Refused:
+    """With the time that the server told."""
+    retry = RetryInfo()
+    told = any(detail.Unpack(retry) for detail in status.details)
+    return Refused(step, status.message, retry.retry_delay.ToMilliseconds() / 1000 if told else 0.0)
 
 
 class CellwireStream(Talk):
@@ -55,7 +65,7 @@ class CellwireStream(Talk):
         if response.WhichOneof("kind") == "reply" and response.reply.step == number * self.steps:
             return True
         if response.WhichOneof("kind") == "refused":
-            raise Refused(response.refused.step)
+            raise refused(response.refused.step, response.refused.status)
         raise WrongAnswer(f"{response.WhichOneof('kind')} instead of the reply to step {number}")
 
     def closing(self, number: int) -> bytes | None:
@@ -137,7 +147,7 @@ class CellwireMany(Talk):
                 raise WrongAnswer(f"steps other than {number * self._each}")
             self._answered += len(columns.handles)
         if response.refused:
-            raise Refused(response.refused[0].step)
+            raise refused(response.refused[0].step, response.refused[0].status)
         if self._answered < len(self._handles):
             return False
         self._answered = 0

@@ -81,8 +81,13 @@ async def closed(load: Load) -> Told:
             idle.append(stream)
             idle.popleft().send(now)
 
+    def refused(stream: Stream, sent: Sent, refusal: Refused) -> None:
+        meter.told.refused += 1
+        stream.number -= 1
+        asyncio.get_running_loop().call_later(refusal.retry_after, stream.send, sent.intended)
+
     for stream in streams:
-        stream.on_answered = answered
+        stream.on_answered, stream.on_refused = answered, refused
     for _ in range(load.task.in_flight or len(streams)):
         idle.popleft().send(clock())
     told = await load.counted()
@@ -163,8 +168,10 @@ async def churn(load: Load) -> Told:
 async def idle(load: Load) -> Told:
     """All streams open, a step each, then nothing."""
     load.meter.begin()
-    for stream in await load.opened():
-        await stream.step()
+    streams = await load.opened()
+    for at in range(0, len(streams), AT_ONCE):
+        await asyncio.gather(*(stream.step() for stream in streams[at : at + AT_ONCE]))
+        load.meter.answered(0.0, AT_ONCE)
     await asyncio.sleep(load.task.seconds)
     return load.meter.end()
 

@@ -39,6 +39,7 @@ class Stream:
         self._call: Call | None = None
         self._ready: asyncio.Future[None] | None = None
         self._kept = b""
+        self._closing = self._ended = False
 
     async def open(self) -> None:
         """Begins the stream, and opens what the talk opens."""
@@ -68,11 +69,13 @@ class Stream:
 
     async def close(self) -> None:
         """Closes what the talk closes, and ends the stream."""
+        self._closing = True
         closing = self.talk.closing(self.number)
         if self._call and closing is not None:
             self._call.on_message = lambda _: self._answer()
             await self._awaited(lambda call: call.send(closing))
-        await self._awaited(lambda call: call.finish())
+        if not self._ended:
+            await self._awaited(lambda call: call.finish())
 
     async def _awaited(self, act: Callable[[Call], None]) -> None:
         self._ready = asyncio.get_running_loop().create_future()
@@ -109,8 +112,9 @@ class Stream:
         self._take_answer(self._kept)
 
     def _end(self) -> None:
-        if self._ready is None or self._ready.done():
+        if not self._closing:
             raise CallFailed("the server ended a stream")
+        self._ended = True
         self._answer()
 
 

@@ -18,9 +18,11 @@ class WrongAnswer(Exception):
 class Refused(Exception):
     """The server did not execute the message; its number may be used again."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"step {step} was refused")
+    def __init__(self, step: int, why: str, retry_after: float) -> None:
+        super().__init__(f"step {step} was refused: {why}")
         self.step = step
+        self.retry_after = retry_after
+        """Seconds until it may come again."""
 
 
 @dataclass(frozen=True)

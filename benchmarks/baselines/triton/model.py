@@ -37,7 +37,9 @@ class TritonPythonModel:
         y, hidden, cell = self.session.run(["y", "hidden_out", "cell_out"], feeds)
         self.hidden[:, ready], self.cell[:, ready] = hidden, cell
         rows = dict(zip(ready, range(len(ready)), strict=True))
-        nothing = np.zeros((1, y.shape[1]), np.float32)  # for a slot without a request; each needs a response of its own
+        nothing = np.zeros(
+            (1, y.shape[1]), np.float32
+        )  # for a slot without a request; each needs a response of its own
         return [
             utils.InferenceResponse(
                 output_tensors=[utils.Tensor("y", y[rows[slot] : rows[slot] + 1] if slot in rows else nothing)]
