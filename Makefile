@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip -qq --disable-pip-version-check install --no-input
 LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --custom-compile-command "make lock" --python-version 3.11
+LOCK_BASELINE := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --custom-compile-command "make lock-baselines" --python-version 3.11
 SOURCES := service cellwire models tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults soak bench-quick mutants check format lint types floors protos stubs stubs-fresh lock clean
+.PHONY: help demo test test-faults soak bench bench-quick bench-baselines mutants check format lint types floors protos stubs stubs-fresh lock lock-baselines clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,8 +43,15 @@ test-faults: $(VENV)/dev ## every fault by itself, twenty rolling restarts, a sh
 soak: $(VENV)/dev ## the long proof, with its figures and their bars (about half an hour; ARGS="--help")
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
-bench-quick: $(VENV)/dev ## what a timestep costs against the bare transport, in about three minutes (ARGS="--help")
-	@$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/dev bench-baselines ## the whole suite of benchmarks, its report and plots (about an hour; ARGS="--help")
+	@$(BIN)/python -m benchmarks run $(ARGS)
+	@$(BIN)/python -m benchmarks report
+
+bench-quick: $(VENV)/dev ## the most important ratios, in less than four minutes (ARGS="--help")
+	@$(BIN)/python -m benchmarks run --quick --seconds 1.5 --json build/bench-quick.json $(ARGS)
+
+bench-baselines: $(VENV)/dev ## install what the benchmarks compare with, each into an environment of its own
+	@$(BIN)/python -m benchmarks baselines
 
 mutants: $(VENV)/dev ## which test catches which mutant of the session protocol (ARGS=--help)
 	@$(BIN)/python -m tests.mutants $(ARGS)
@@ -92,6 +100,10 @@ lock: ## pin every dependency again (run after a change in pyproject.toml)
 	@$(LOCK) --extra gpu --extra embedded pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/gpu.txt
 	@$(LOCK) --extra server --extra embedded --extra dev --extra plot pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/dev.txt
 	@$(LOCK) requirements/stubs.in -o requirements/stubs.txt
+
+lock-baselines: ## pin what the benchmarks compare with
+	@for name in triton mlserver ray; do \
+		$(LOCK_BASELINE) requirements/baseline-$$name.in -o requirements/baseline-$$name.txt; done
 
 clean: ## remove environments and build products
 	@rm -rf $(VENV) .stubs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

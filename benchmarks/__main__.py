@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import bars, suite
+from benchmarks import bars, report, suite
 from benchmarks.baselines import environments
 from benchmarks.bench import Plan
 from benchmarks.results import Results
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 MISSED = 1
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -60,6 +61,16 @@ def run(
 def show_file(json_path: Annotated[Path, typer.Argument(help="What `run` wrote.")] = LATEST) -> None:
     """Show the ratios and figures of a run with their bars."""
     show(Results.read(json_path))
+
+
+@app.command(name="report")
+def write_report(
+    json_path: Annotated[Path, typer.Argument(help="What `run` wrote.")] = LATEST,
+    page: Annotated[Path, typer.Option(help="Its pictures go into a folder beside it.")] = PAGE,
+) -> None:
+    """Make docs/benchmarks.md and its pictures from a run."""
+    report.write(Results.read(json_path), page)
+    console.print(f"written: {page}", highlight=False)
 
 
 @app.command()

@@ -255,7 +255,7 @@ def costs(told: Told) -> dict[str, float]:
 
 
 def inner(before: Mapping[str, float], after: Mapping[str, float], steps: int, moved: int) -> dict[str, float]:
-    """What the replica told of itself, over the whole run of a client: sizes of batches, calls and bytes of the store."""
+    """What the replica told of itself, over the whole run of a client: batches, calls and bytes of the store."""
 
     def grown(name: str) -> float:
         return after.get(name, 0.0) - before.get(name, 0.0)

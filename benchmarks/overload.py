@@ -149,7 +149,7 @@ def _retry_delay(status: Status) -> float:
     retry = RetryInfo()
     for detail in status.details:
         if detail.Unpack(retry):
-            return retry.retry_delay.ToMilliseconds() / 1000
+            return float(retry.retry_delay.ToMilliseconds() / 1000)
     return 0.0
 
 

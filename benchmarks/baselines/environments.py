@@ -32,7 +32,14 @@ def install(name: str) -> Path:
     requirements = ROOT / "requirements" / f"baseline-{name}.txt"
     shutil.rmtree(environment, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    command = [environment / "bin" / "python", "-m", "pip", "-qq", "--disable-pip-version-check", "install"]
+    command: list[str | Path] = [
+        environment / "bin" / "python",
+        "-m",
+        "pip",
+        "-qq",
+        "--disable-pip-version-check",
+        "install",
+    ]
     command += ["--no-input", "--only-binary", ":all:", "--require-hashes", "-r", requirements]
     try:
         made = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)

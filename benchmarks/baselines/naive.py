@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import grpc
 import numpy as np
@@ -68,7 +69,7 @@ async def main() -> None:
         get, put = memory()
     else:
         redis = Redis.from_url(os.environ["BENCHMARKS_STORE"], max_connections=256)
-        get, put = redis.get, redis.set
+        get, put = cast(Get, redis.get), redis.set
     naive = Naive(session(Path(os.environ["BENCHMARKS_MODEL"])), get, put)
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     handlers = {"Stream": grpc.stream_stream_rpc_method_handler(naive.stream)}

@@ -1,8 +1,9 @@
 """A connection that speaks gRPC over HTTP/2 with as little work a message as Python allows.
 
-A benchmark's client must not be what is measured: `grpc.aio` costs a client as much a message as it costs a server. Here
-messages that are answered while one read is worked off leave in one write, headers are encoded once a connection, and
-replies are cut out of their frames, no more. Keeps to RFC 9113 in what servers ask for: settings, pings, flow control.
+A benchmark's client must not be what is measured: `grpc.aio` costs a client as much a message as it costs a server.
+Here messages that are answered while one read is worked off leave in one write, headers are encoded once a connection,
+and replies are cut out of their frames, no more. Keeps to RFC 9113 in what servers ask for: settings, pings, flow
+control.
 """
 
 import asyncio
@@ -84,7 +85,8 @@ class Call:
 class Connection(asyncio.Protocol):
     """One connection; made by `connect`. `on_failure` gets what ends it, or a call on it, against the rules."""
 
-    def __init__(self, on_failure: Callable[[Exception], None]) -> None:
+    def __init__(self, target: str, on_failure: Callable[[Exception], None]) -> None:
+        self._authority = target
         self._on_failure = on_failure
         self._encoder, self._decoder = Encoder(), Decoder()
         self._sent_headers: dict[str, bytes] = {}
@@ -107,8 +109,8 @@ class Connection(asyncio.Protocol):
     async def connect(cls, target: str, on_failure: Callable[[Exception], None]) -> Self:
         """A connection to host:port."""
         host, _, port = target.rpartition(":")
-        _, connection = await asyncio.get_running_loop().create_connection(lambda: cls(on_failure), host, int(port))
-        connection._authority = target
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: cls(target, on_failure), host, int(port))
         return connection
 
     def call(self, path: str, on_message: Callable[[bytes], None], on_end: Callable[[], None]) -> Call:
@@ -144,7 +146,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         settings = struct.pack(">HL", _INITIAL_WINDOW_SIZE, _LARGEST_WINDOW)
         refill = struct.pack(">L", _LARGEST_WINDOW - _DEFAULT_WINDOW)
-        transport.write(_PREFACE + frame(_SETTINGS, 0, 0, settings) + frame(_WINDOW_UPDATE, 0, 0, refill))
+        self._transport.write(_PREFACE + frame(_SETTINGS, 0, 0, settings) + frame(_WINDOW_UPDATE, 0, 0, refill))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody closes but this side."""
@@ -209,7 +211,7 @@ class Connection(asyncio.Protocol):
         elif kind == _SETTINGS and not flags & _ACK:
             self._take_settings(struct.iter_unpack(">HL", payload))
             self._write(frame(_SETTINGS, _ACK, 0))
-        elif kind == _RST_STREAM and self._calls.pop(stream, None):
+        elif kind == _RST_STREAM and self._calls.pop(stream, None) is not None:
             self._on_failure(CallFailed(f"reset with code {int.from_bytes(payload)}"))
         elif kind == _GOAWAY and self._calls:
             self._on_failure(CallFailed(f"the server goes: {payload[8:].decode(errors='replace')}"))

@@ -3,8 +3,9 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from itertools import count
+from typing import Any
 
 from benchmarks.client.http2 import Connection
 from benchmarks.client.meter import Meter
@@ -15,7 +16,7 @@ from benchmarks.client.task import Task, Told
 AT_ONCE = 256
 """Streams that open together; more would be refused as overload."""
 WINDOW = 8
-"""Messages that a stream of an open loop has unanswered at most; what is due beyond is not sent and counts as refused."""
+"""Messages that a stream of an open loop has unanswered at most; what is due beyond counts as refused."""
 
 
 class Load:
@@ -33,8 +34,9 @@ class Load:
         """Connects, runs the program, leaves; whatever goes wrong on a connection or a stream is raised."""
         connections = min(self.task.connections, self.task.streams)
         self._connections = [await Connection.connect(self.task.target, self._fail) for _ in range(connections)]
-        running: asyncio.Future[Told] = asyncio.ensure_future(PROGRAMS[self.task.program](self))
-        await asyncio.wait({running, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+        running = asyncio.create_task(PROGRAMS[self.task.program](self))
+        waited: set[asyncio.Future[Any]] = {running, self._failure}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         for connection in self._connections:
             connection.close()
         if self._failure.done():
@@ -114,8 +116,8 @@ async def open_loop(load: Load) -> Told:
 
     async def send() -> None:
         for stream, due in _schedule(streams, load.task.rate):
-            while due > clock():
-                await asyncio.sleep(due - clock())
+            if due > clock():
+                await asyncio.sleep(due - clock())  # to the millisecond, in this loop
             if len(stream.unanswered) < WINDOW:
                 stream.send(due)
             else:
@@ -176,7 +178,7 @@ async def idle(load: Load) -> Told:
     return load.meter.end()
 
 
-PROGRAMS: dict[str, Callable[[Load], Awaitable[Told]]] = {
+PROGRAMS: dict[str, Callable[[Load], Coroutine[Any, Any, Told]]] = {
     "closed": closed,
     "open": open_loop,
     "churn": churn,

@@ -46,10 +46,10 @@ class Stream:
         if self.talk.unary:
             return
         opening = self.talk.opening()
-        self._call = self._connection.call(self.talk.path, self._take_answer, self._end)
+        self._call = call = self._connection.call(self.talk.path, self._take_answer, self._end)
         if opening is not None:
-            self._call.on_message = self._take_opening
-            await self._awaited(lambda call: call.send(opening))
+            call.on_message = self._take_opening
+            await self._awaited(lambda: call.send(opening))
 
     def send(self, intended: float) -> None:
         """Sends the next message, which was to be sent at that time."""
@@ -65,21 +65,22 @@ class Stream:
     async def step(self) -> None:
         """Sends the next message and waits for its answer."""
         self.on_answered = lambda *_: self._answer()
-        await self._awaited(lambda _: self.send(clock()))
+        await self._awaited(lambda: self.send(clock()))
 
     async def close(self) -> None:
         """Closes what the talk closes, and ends the stream."""
+        call, closing = self._call, self.talk.closing(self.number)
+        assert call
         self._closing = True
-        closing = self.talk.closing(self.number)
-        if self._call and closing is not None:
-            self._call.on_message = lambda _: self._answer()
-            await self._awaited(lambda call: call.send(closing))
+        if closing is not None:
+            call.on_message = lambda _: self._answer()
+            await self._awaited(lambda: call.send(closing))
         if not self._ended:
-            await self._awaited(lambda call: call.finish())
+            await self._awaited(call.finish)
 
-    async def _awaited(self, act: Callable[[Call], None]) -> None:
+    async def _awaited(self, act: Callable[[], None]) -> None:
         self._ready = asyncio.get_running_loop().create_future()
-        act(self._call)  # type: ignore[arg-type]  a call without a stream sends without it
+        act()
         await self._ready
 
     def _answer(self) -> None:

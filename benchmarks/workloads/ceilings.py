@@ -43,7 +43,7 @@ async def run(bench: Bench) -> None:
             return
         socket = bench.store.embedded.socket
         for pipeline in (1, 16):
-            words = [
+            words: list[str | Path] = [
                 "-s",
                 socket,
                 "-t",

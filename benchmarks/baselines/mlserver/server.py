@@ -31,7 +31,7 @@ async def mlserver(bench: Bench, environment: Path) -> AsyncIterator[Server]:
     (folder / "settings.json").write_text(json.dumps(settings))
     model = {"name": "bench", "implementation": "runtime.Runtime", "parameters": {"uri": str(bench.model("bench"))}}
     (folder / "model-settings.json").write_text(json.dumps(model))
-    command = [environment / "bin" / "mlserver", "start", folder]
+    command: list[str | Path] = [environment / "bin" / "mlserver", "start", folder]
     log = bench.log("mlserver")
     variables = {"PYTHONPATH": str(folder)}
     async with servers.started(bench.children, "mlserver", "v2_unary", command, log, variables, port=port) as server:

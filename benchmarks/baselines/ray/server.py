@@ -14,7 +14,7 @@ async def ray(bench: Bench, environment: Path) -> AsyncIterator[Server]:
     """Ray, installed in the environment, with one replica of the model."""
     port = servers.free_port()
     deployment = Path(__file__).with_name("deployment.py")
-    command = [environment / "bin" / "python", deployment, bench.model("bench"), str(port)]
+    command: list[str | Path] = [environment / "bin" / "python", deployment, bench.model("bench"), str(port)]
     variables = {
         "PYTHONPATH": str(deployment.parent),
         "RAY_USAGE_STATS_ENABLED": "0",

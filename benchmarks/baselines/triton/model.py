@@ -36,13 +36,10 @@ class TritonPythonModel:
         feeds = {"x": np.concatenate(rows), "hidden": self.hidden[:, ready], "cell": self.cell[:, ready]}
         y, hidden, cell = self.session.run(["y", "hidden_out", "cell_out"], feeds)
         self.hidden[:, ready], self.cell[:, ready] = hidden, cell
-        rows = dict(zip(ready, range(len(ready)), strict=True))
-        nothing = np.zeros(
-            (1, y.shape[1]), np.float32
-        )  # for a slot without a request; each needs a response of its own
+        place = {slot: at for at, slot in enumerate(ready)}
+        # a slot without a request needs a response of its own, too: one object for all of them crashes Triton
+        nothing = np.zeros((1, y.shape[1]), np.float32)
         return [
-            utils.InferenceResponse(
-                output_tensors=[utils.Tensor("y", y[rows[slot] : rows[slot] + 1] if slot in rows else nothing)]
-            )
+            utils.InferenceResponse([utils.Tensor("y", y[place[slot], None] if slot in place else nothing)])
             for slot in range(len(requests))
         ]
