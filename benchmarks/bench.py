@@ -116,11 +116,11 @@ class Bench:
         """A line above the progress."""
         self._progress.console.print(text, highlight=False)
 
-    def skip(self, what: str, why: str) -> None:
-        """Notes, and says, what is not measured."""
+    def skip(self, what: str, why: str, details: str = "") -> None:
+        """Notes, and says, what is not measured; details, which may tell of this machine, are only said."""
         name = f"{self._workload} {what}".strip()
         self.results.skipped[name] = why
-        self.say(f"skipped: {name}: {why}")
+        self.say(f"skipped: {name}: {why}\n{details}".strip())
 
     def replica(
         self,

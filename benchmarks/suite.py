@@ -15,9 +15,8 @@ import onnxruntime
 from rich.progress import Progress
 
 from benchmarks import bars, models
-from benchmarks.bench import Bench, ClientFailed, Plan, store_on_client_core
+from benchmarks.bench import Bench, Plan, store_on_client_core
 from benchmarks.results import Results
-from benchmarks.servers import DidNotStart
 from benchmarks.workloads import (
     ceilings,
     closed_loop,
@@ -91,10 +90,8 @@ async def run(workloads: Sequence[Workload], plan: Plan, results: Results, path:
             bench.begin(workload.name)
             try:
                 await workload.run(bench)
-            except (ClientFailed, DidNotStart) as failure:
-                bench.skip("", str(failure))
-            except Exception:
-                bench.skip("", traceback.format_exc(limit=-3))
+            except Exception as failure:
+                bench.skip("", f"it failed: {type(failure).__name__}", traceback.format_exc())
             else:
                 results.done.append(workload.name)
             results.ratios, results.figures = bars.ratios(results), bars.figures(results)
@@ -116,7 +113,7 @@ def machine() -> dict[str, str | int]:
     return {
         "cpu": model,
         "cores": os.cpu_count() or 1,
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "grpcio": grpc.__version__,
         "onnxruntime": onnxruntime.__version__,

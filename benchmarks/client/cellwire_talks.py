@@ -57,13 +57,13 @@ class CellwireStream(Talk):
         body = self.timestep(number)
         return b"\x12" + varint(len(body)) + body
 
-    def complete(self, answer: bytes, number: int) -> bool:
+    def complete(self, answer: bytes, number: int) -> int | None:
         number_at = 2 if answer[1] < 0x80 else 3
         if answer[0] == 0x12 and answer.startswith(b"\x08" + varint(number * self.steps), number_at):
-            return True
+            return self.steps
         response = pb.StreamResponse.FromString(answer)
         if response.WhichOneof("kind") == "reply" and response.reply.step == number * self.steps:
-            return True
+            return self.steps
         if response.WhichOneof("kind") == "refused":
             raise refused(response.refused.step, response.refused.status)
         raise WrongAnswer(f"{response.WhichOneof('kind')} instead of the reply to step {number}")
@@ -93,12 +93,12 @@ class CellwireUnary(CellwireStream):
         )
         return field(1, opening.SerializeToString()) + field(2, self.timestep(number))
 
-    def complete(self, answer: bytes, number: int) -> bool:
+    def complete(self, answer: bytes, number: int) -> int | None:
         response = pb.StepResponse.FromString(answer)
         if response.reply.step != number * self.steps:
             raise WrongAnswer(f"{response.reply.step} instead of the reply to step {number}")
         self._epoch = response.reply.epoch or response.opened.epoch
-        return True
+        return self.steps
 
 
 class CellwireMany(Talk):
@@ -108,7 +108,6 @@ class CellwireMany(Talk):
 
     def __init__(self, name: str, shape: Shape) -> None:
         self._each = each = shape.message_timesteps
-        self.steps = shape.sessions * each
         self._handles = list(range(1, shape.sessions + 1))
         one = [CellwireStream(f"{name}.{handle}", shape) for handle in self._handles]
         self._opens = [
@@ -120,11 +119,13 @@ class CellwireMany(Talk):
             handles=self._handles,
             timesteps=shape.timesteps,
             inputs=[
-                pb.Column(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[*axes, *dims], data=row * self.steps)
+                pb.Column(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[*axes, *dims], data=row * shape.sessions * each)
                 for (_, dims), row in rows
             ],
         ).SerializeToString()
-        self._answered = self._open = 0
+        self._last = [0] * shape.sessions
+        """The last step of each."""
+        self._open = self._answered = self._advanced = 0
 
     def opening(self) -> bytes | None:
         return pb.StreamManyRequest(opens=self._opens).SerializeToString()
@@ -137,18 +138,24 @@ class CellwireMany(Talk):
         return self._open == len(self._handles)
 
     def message(self, number: int) -> bytes:
-        steps = field(2, varint((number - 1) * self._each + 1) * len(self._handles))
-        return field(2, self._columns + steps)
+        steps = b"".join([varint(last + 1) for last in self._last])
+        return field(2, self._columns + field(2, steps))
 
-    def complete(self, answer: bytes, number: int) -> bool:
+    def complete(self, answer: bytes, number: int) -> int | None:
+        """A session that was refused goes on with the same step in the next message."""
         response = pb.StreamManyResponse.FromString(answer)
         for columns in response.replies:
-            if list(columns.steps) != [number * self._each] * len(columns.handles):
-                raise WrongAnswer(f"steps other than {number * self._each}")
+            for handle, step in zip(columns.handles, columns.steps, strict=True):
+                self._last[handle - 1] += self._each
+                if step != self._last[handle - 1]:
+                    raise WrongAnswer(f"step {step} instead of {self._last[handle - 1]}")
+            self._advanced += len(columns.handles)
             self._answered += len(columns.handles)
-        if response.refused:
-            raise refused(response.refused[0].step, response.refused[0].status)
+        for refusal in response.refused:
+            if refusal.ended:
+                raise WrongAnswer(refusal.status.message)
+        self._answered += len(response.refused)
         if self._answered < len(self._handles):
-            return False
-        self._answered = 0
-        return True
+            return None
+        advanced, self._advanced, self._answered = self._advanced, 0, 0
+        return advanced * self._each

@@ -32,8 +32,9 @@ async def closed(task: Task, make_talk: Callable[[str], Talk], meter: Meter) -> 
             number += 1
             sent = clock()
             await call.write(talk.message(number))
-            assert talk.complete(await call.read(), number)
-            meter.answered(clock() - sent, talk.steps)
+            steps = talk.complete(await call.read(), number)
+            assert steps is not None
+            meter.answered(clock() - sent, steps)
 
     streams = [asyncio.create_task(stream(at)) for at in range(task.streams)]
     await asyncio.sleep(task.warm)

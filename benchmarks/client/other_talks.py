@@ -19,21 +19,20 @@ class Echo(Talk):
     def __init__(self, name: str, shape: Shape, reply_bytes: int) -> None:
         self._bytes = CellwireStream(name, shape).message(1000)
         self._reply_bytes = reply_bytes
-        self.steps = 1
 
     def opening(self) -> bytes | None:
         return str(self._reply_bytes).encode()
 
     def opened(self, answer: bytes) -> bool:
-        return self.complete(answer, 0)
+        return self.complete(answer, 0) == 1
 
     def message(self, number: int) -> bytes:
         return self._bytes
 
-    def complete(self, answer: bytes, number: int) -> bool:
+    def complete(self, answer: bytes, number: int) -> int | None:
         if len(answer) != self._reply_bytes:
             raise WrongAnswer("an echo of another length")
-        return True
+        return 1
 
     def closing(self, number: int) -> bytes | None:
         return self._bytes
@@ -43,7 +42,6 @@ class Naive(Talk):
     """A handwritten server: the session's name first, then bare float32 in and out."""
 
     path, unary = NAIVE, False
-    steps = 1
 
     def __init__(self, name: str, shape: Shape) -> None:
         self._name = name.encode()
@@ -56,17 +54,16 @@ class Naive(Talk):
     def message(self, number: int) -> bytes:
         return self._row
 
-    def complete(self, answer: bytes, number: int) -> bool:
+    def complete(self, answer: bytes, number: int) -> int | None:
         if len(answer) != self._reply_bytes:
             raise WrongAnswer("outputs of another length")
-        return True
+        return 1
 
 
 class V2Unary(Talk):
     """The inference protocol of KServe, a sequence each, one call a timestep, raw contents."""
 
     path, unary = f"{V2}/ModelInfer", True
-    steps = 1
 
     def __init__(self, name: str, shape: Shape) -> None:
         sequence = int(name.rpartition("-")[2]) + 1
@@ -93,10 +90,10 @@ class V2Unary(Talk):
     def message(self, number: int) -> bytes:
         return self._next if number > 1 else self._begin
 
-    def complete(self, answer: bytes, number: int) -> bool:
+    def complete(self, answer: bytes, number: int) -> int | None:
         if len(answer) < self._reply_bytes:
             raise WrongAnswer("no outputs")
-        return True
+        return 1
 
 
 class V2Stream(V2Unary):
@@ -104,17 +101,16 @@ class V2Stream(V2Unary):
 
     path, unary = f"{V2}/ModelStreamInfer", False
 
-    def complete(self, answer: bytes, number: int) -> bool:
+    def complete(self, answer: bytes, number: int) -> int | None:
         if answer[:1] != b"\x12":  # infer_response, without the error message that is field 1
             raise WrongAnswer(answer[2:200].decode(errors="replace"))
-        return True
+        return 1
 
 
 class RayUnary(Talk):
     """A deployment of Ray Serve: the session's number and bare float32 in a BytesValue."""
 
     path, unary = RAY, True
-    steps = 1
 
     def __init__(self, name: str, shape: Shape) -> None:
         self._message = field(1, struct.pack("<q", int(name.rpartition("-")[2])) + b"".join(shape.rows()))
@@ -123,10 +119,10 @@ class RayUnary(Talk):
     def message(self, number: int) -> bytes:
         return self._message
 
-    def complete(self, answer: bytes, number: int) -> bool:
+    def complete(self, answer: bytes, number: int) -> int | None:
         if len(answer) != self._reply_bytes:
             raise WrongAnswer("outputs of another length")
-        return True
+        return 1
 
 
 def _parameter(name: str, value: bytes) -> bytes:

@@ -76,9 +76,9 @@ async def closed(load: Load) -> Told:
     idle = deque(streams)
     over = False
 
-    def answered(stream: Stream, sent: Sent) -> None:
+    def answered(stream: Stream, sent: Sent, steps: int) -> None:
         now = clock()
-        meter.answered(now - sent.intended, stream.talk.steps)
+        meter.answered(now - sent.intended, steps)
         if not over:
             idle.append(stream)
             idle.popleft().send(now)
@@ -103,8 +103,8 @@ async def open_loop(load: Load) -> Told:
     meter = load.meter
     streams = await load.opened()
 
-    def answered(stream: Stream, sent: Sent) -> None:
-        meter.answered(clock() - sent.intended, stream.talk.steps)
+    def answered(stream: Stream, sent: Sent, steps: int) -> None:
+        meter.answered(clock() - sent.intended, steps)
 
     def refused(stream: Stream, sent: Sent, refusal: Refused) -> None:
         meter.told.refused += 1
@@ -152,7 +152,7 @@ async def churn(load: Load) -> Told:
             for _ in range(task.steps_a_session):
                 await stream.step()
             await stream.close()
-            meter.answered(clock() - began, task.steps_a_session * stream.talk.steps)
+            meter.answered(clock() - began, task.steps_a_session)
             meter.told.sessions += 1
 
     if left is not None:

@@ -23,12 +23,12 @@ class Sent:
 
 
 class Stream:
-    """One stream. `on_answered` is called with each message that is answered whole, `on_refused` with the others."""
+    """One stream. `on_answered` gets each message that is answered whole and its timesteps, `on_refused` the others."""
 
     def __init__(self, connection: Connection, talk: Talk) -> None:
         self._connection = connection
         self.talk = talk
-        self.on_answered: Callable[[Stream, Sent], None] = _nobody
+        self.on_answered: Callable[[Stream, Sent, int], None] = _nobody
         self.on_refused: Callable[[Stream, Sent, Refused], None] = _not_allowed
         self.number = 0
         """Of the last message."""
@@ -96,15 +96,15 @@ class Stream:
     def _take_answer(self, answer: bytes) -> None:
         sent = self.unanswered[0]
         try:
-            whole = self.talk.complete(answer, sent.number)
+            steps = self.talk.complete(answer, sent.number)
         except Refused as refusal:
             self.unanswered.popleft()
             self.on_refused(self, sent, refusal)
             return
-        if whole:
+        if steps is not None:
             self.unanswered.popleft()
             self.reply_bytes = len(answer)
-            self.on_answered(self, sent)
+            self.on_answered(self, sent, steps)
 
     def _keep(self, answer: bytes) -> None:
         self._kept = answer
@@ -119,7 +119,7 @@ class Stream:
         self._answer()
 
 
-def _nobody(stream: Stream, sent: Sent) -> None:
+def _nobody(stream: Stream, sent: Sent, steps: int) -> None:
     """Nobody waits."""
 
 

@@ -61,8 +61,6 @@ class Talk:
     path: str
     unary = False
     """Each message is a call of its own."""
-    steps = 1
-    """Timesteps a message, of all its sessions."""
 
     def opening(self) -> bytes | None:
         """What is sent first, and answered once; None: nothing."""
@@ -76,8 +74,8 @@ class Talk:
         """The message of this number, from 1."""
         raise NotImplementedError
 
-    def complete(self, answer: bytes, number: int) -> bool:
-        """Whether the message of this number is answered whole now; Refused, WrongAnswer."""
+    def complete(self, answer: bytes, number: int) -> int | None:
+        """How many timesteps the message of this number advanced, once it is answered whole; Refused, WrongAnswer."""
         raise NotImplementedError
 
     def closing(self, number: int) -> bytes | None:

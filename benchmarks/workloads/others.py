@@ -56,8 +56,10 @@ async def beside(bench: Bench, ours: Server, name: str, start: Start, loads: lis
             return
         async with start(bench, environment) as other:
             await in_turn(bench, ours, other, loads)
-    except (environments.NotHad, DidNotStart, ClientFailed) as failure:
-        bench.skip(name, str(failure))
+    except environments.NotHad as failure:
+        bench.skip(name, "it cannot be installed here", str(failure))
+    except (DidNotStart, ClientFailed) as failure:
+        bench.skip(name, f"it failed: {type(failure).__name__}", str(failure))
 
 
 async def in_turn(bench: Bench, ours: Server, other: Server, loads: list[Task]) -> None:
