@@ -228,13 +228,14 @@ async def capacity_of(target: str, seconds: float) -> tuple[float, float]:
 async def measure(target: str, seconds: float = 5.0) -> dict[str, Any]:
     """Goodput at 1x and 4x of the capacity of the model `slow` at `target`, and the longest health check.
 
-    Gives capacity, closed_loop, goodput_1x, goodput_4x, goodput_4x_regardless (all a second), ratio and
+    Gives capacity, closed_loop, goodput_1x, goodput_2x, goodput_4x, goodput_4x_regardless (all a second), ratio and
     ratio_regardless (of the goodput at 1x), health_seconds, and the tallies.
     """
     capacity, closed_loop = await capacity_of(target, min(seconds, 3.0))
     over = asyncio.Event()
     checking = asyncio.create_task(longest_check(target, over))
     once = await loaded(target, "once", STREAMS, capacity, seconds)
+    twofold = await loaded(target, "twofold", STREAMS, 2 * capacity, seconds)
     fourfold = await loaded(target, "fourfold", STREAMS, 4 * capacity, seconds)
     regardless = await loaded(target, "regardless", STREAMS, 4 * capacity, seconds, obeys=False)
     over.set()
@@ -242,12 +243,14 @@ async def measure(target: str, seconds: float = 5.0) -> dict[str, Any]:
         "capacity": round(capacity),
         "closed_loop": round(closed_loop),
         "goodput_1x": round(once.good / seconds),
+        "goodput_2x": round(twofold.good / seconds),
         "goodput_4x": round(fourfold.good / seconds),
         "goodput_4x_regardless": round(regardless.good / seconds),
         "ratio": round(fourfold.good / max(1, once.good), 3),
         "ratio_regardless": round(regardless.good / max(1, once.good), 3),
         "health_seconds": round(await checking, 4),
         "once": vars(once),
+        "twofold": vars(twofold),
         "fourfold": vars(fourfold),
         "regardless": vars(regardless),
     }

@@ -56,9 +56,8 @@ def servers(results: Results, axes: Axes) -> bool:
 
 def verdicts(results: Results, axes: Axes) -> bool:
     """Each ratio as a part of its bar."""
-    rows = [
-        (bar.name, results.ratios[bar.name] / bar.bar) for bar in reversed(bars.RATIOS) if bar.name in results.ratios
-    ]
+    told = results.ratios
+    rows = [(bar.name, told[bar.name] / bar.bar) for bar in reversed(bars.RATIOS) if bar.name in told]
     axes.barh([name for name, _ in rows], [part for _, part in rows], color=OURS)
     axes.axvline(1.0, color="black", linewidth=1)
     axes.tick_params("y", labelsize=8)

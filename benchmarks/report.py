@@ -9,38 +9,42 @@ from benchmarks.results import Measurement, Results
 
 HEAD = """# Benchmarks
 
-This page is made by `python -m benchmarks report` from a run of `make bench`; `benchmarks/results/latest.json` has every
-figure of it. `make bench-quick` measures the most important ratios in less than four minutes, and `python -m benchmarks run
---only W3` a single part.
+This page is made by `python -m benchmarks report` from a run of `make bench`; `benchmarks/results/latest.json` has
+every figure of it. `make bench-quick` measures the most important ratios in less than four minutes, and `python -m
+benchmarks run --only W3` a single part.
 """
 
 HOW = """## How it is measured
 
-- One run starts every server itself, on one core; the client and Redis share another one. The client is a process of its
-  own and the same code for every server: an HTTP/2 client that writes what one read caused in one write, sends messages
-  that are made beforehand and looks only at the bytes that hold the number of a reply, so that it is the server that is
-  full. Where "grpc.aio" is noted it speaks through that library, for latencies as a Python application sees them.
+- One run starts every server itself, on one core; the client and Redis share another one. The client is a process of
+  its own and the same code for every server: an HTTP/2 client that writes what one read caused in one write, sends
+  messages that are made beforehand and looks only at the bytes that hold the number of a reply, so that it is the
+  server that is full. Where "grpc.aio" is noted it speaks through that library, for latencies as a Python application
+  sees them.
 - A server listens on a fresh port, and the run fails if any other process listens there, too. `so_reuseport` is off.
-- CPU is user and system time from /proc, of the server with all its threads and children, and of Redis; the client reads
-  it at the two instants between which it counts. Ratios divide CPU by CPU, so they hold on a machine that is busy with
-  other things too, as far as caches and batches let them; latencies do not.
-- Each load is measured on the servers of a ratio in turn, several times; a ratio is the median of the turns' ratios. Of
-  eight connections and one per stream the worse one counts.
+- CPU is user and system time from /proc, of the server with all its threads and children, and of Redis; the client
+  reads it at the two instants between which it counts. Ratios divide CPU by CPU, so they hold on a machine that is
+  busy with other things too, as far as caches and batches let them; latencies do not.
+- Each load is measured on the servers of a ratio in turn, several times; a ratio is the median of the turns' ratios.
+  Of eight connections and one per stream the worse one counts.
 - The store is on a unix socket, append-only file on, `appendfsync everysec`, unless it is noted otherwise.
 - The model is an LSTM of 128 units with 40 inputs and 8 outputs, in all servers; its state is 1 KB.
-- The bare echo is a `grpc.aio` stream on uvloop, bytes in and out, that answers each message with as many bytes as a reply
-  of ours has: the least that any Python server can cost. For many sessions a message the divisor is its single message.
+- The bare echo is a `grpc.aio` stream on uvloop, bytes in and out, that answers each message with as many bytes as a
+  reply of ours has: the least that any Python server can cost. For many sessions a message the divisor is its single
+  message.
 - Open loops send at fixed times; latency counts from the time at which a message was to be sent.
-- Baselines are written as one would who wants them to win: bare bytes, uvloop where it can be chosen, one thread of ONNX
-  Runtime, no copies that can be avoided. Triton runs the same file in batches in its Python back end (sequence batcher
-  `direct`, 200 us of delay, state in memory); its "core" is its C++ process alone, without the back end. Only Cellwire and
-  the naive Redis server keep the state anywhere but in memory, and only Cellwire advances it exactly once.
+- Baselines are written as one would who wants them to win: bare bytes, uvloop where it can be chosen, one thread of
+  ONNX Runtime, no copies that can be avoided. Triton runs the same file in batches in its Python back end (sequence
+  batcher `direct`, 200 us of delay, state in memory); its "core" is its C++ process alone, without the back end. Only
+  Cellwire and the naive Redis server keep the state anywhere but in memory, and only Cellwire advances it exactly
+  once.
 """
 
 NOTES = """## Notes
 
 - One stream's ratio of latencies is through `grpc.aio` on both sides; a client that costs less makes it larger.
-- The echo at full load works off several messages a system call, as a full server does; at a lower load it costs more.
+- The echo at full load works off several messages a system call, as a full server does; at a lower load it costs
+  more.
 - A baseline that cannot be installed is skipped with a line, and its ratios are not measured.
 - Memory is resident memory, which allocators give back late: figures of a kilobyte or less a session are noise.
 - W10 sends with one stream a session, at most eight messages unanswered.
@@ -82,9 +86,8 @@ def write(results: Results, page: Path) -> None:
     parts += [f"![{picture.stem}]({folder.name}/{picture.name})\n" for picture in pictures]
     parts += [HOW, *(tables(results)), NOTES]
     if results.skipped:
-        parts.append(
-            "Not measured in this run:\n\n" + "".join(f"- {_line(*each)}\n" for each in results.skipped.items())
-        )
+        lines = "".join(f"- {name}: {why}\n" for name, why in results.skipped.items())
+        parts.append(f"Not measured in this run:\n\n{lines}")
     page.write_text("\n".join(parts))
 
 
@@ -148,7 +151,3 @@ def _matters(key: str, measured: Sequence[Measurement]) -> bool:
     if key == "core_us":
         return any(each.server == "triton" for each in measured)
     return any(each.values.get(key) for each in measured)
-
-
-def _line(name: str, why: str) -> str:
-    return f"{name}: {' '.join(why.split())[:200]}"
