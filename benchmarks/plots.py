@@ -68,13 +68,15 @@ def verdicts(results: Results, axes: Axes) -> bool:
 def latencies(results: Results, axes: Axes) -> bool:
     """Open loop: percentiles over the offered load."""
     percents = [each for each in (25, 50, 70, 90) if results.median("W2", "cellwire", "p99_ms", percent=each)]
+    if not percents:
+        return False
     for value, style in (("p50_ms", "o-"), ("p99_ms", "s--")):
         found = [results.median("W2", "cellwire", value, percent=percent) or 0.0 for percent in percents]
         axes.plot(percents, found, style, color=OURS, label=value.removesuffix("_ms"))
     axes.axhline(10.0, color="black", linewidth=1, linestyle=":")
     axes.set(xlabel="offered load, % of capacity", ylabel="ms from the intended send", ylim=(0, None))
     axes.legend(frameon=False)
-    return bool(percents)
+    return True
 
 
 def messages(results: Results, axes: Axes) -> bool:
@@ -87,10 +89,12 @@ def messages(results: Results, axes: Axes) -> bool:
         if counts:
             found = [results.median(workload, "cellwire", "server_us", **{key: each}) or 0.0 for each in counts]
             axes.plot(counts, found, style, label=title, color=OURS)
+    if not axes.lines:
+        return False
     axes.set(xscale="log", yscale="log", xlabel="a message", ylabel="microseconds of CPU a timestep")
     axes.set_xticks([1, 8, 32, 128], ["1", "8", "32", "128"])
     axes.legend(frameon=False)
-    return bool(axes.lines)
+    return True
 
 
 PLOTS: dict[str, Callable[[Results, Axes], bool]] = {

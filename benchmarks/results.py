@@ -58,7 +58,7 @@ class Results:
     def forget(self, workload: str) -> None:
         """Drops what an unfinished or earlier run of the workload left."""
         self.measurements = [each for each in self.measurements if each.workload != workload]
-        self.skipped = {name: why for name, why in self.skipped.items() if not name.startswith(workload)}
+        self.skipped = {name: why for name, why in self.skipped.items() if name.partition(" ")[0] != workload}
         self.done = [name for name in self.done if name != workload]
 
     def write(self, path: Path) -> None:

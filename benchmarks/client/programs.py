@@ -172,8 +172,10 @@ async def idle(load: Load) -> Told:
     load.meter.begin()
     streams = await load.opened()
     for at in range(0, len(streams), AT_ONCE):
-        await asyncio.gather(*(stream.step() for stream in streams[at : at + AT_ONCE]))
-        load.meter.answered(0.0, AT_ONCE)
+        some = streams[at : at + AT_ONCE]
+        began = clock()
+        await asyncio.gather(*(stream.step() for stream in some))
+        load.meter.answered(clock() - began, len(some))
     await asyncio.sleep(load.task.seconds)
     return load.meter.end()
 

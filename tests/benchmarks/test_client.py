@@ -1,0 +1,176 @@
+"""The client of the benchmarks, against real servers: it counts what was answered, and nothing else."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnxruntime as ort
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from benchmarks.baselines import echo, naive
+from benchmarks.client import library
+from benchmarks.client.cellwire_talks import CellwireStream
+from benchmarks.client.http2 import CallFailed
+from benchmarks.client.meter import Meter
+from benchmarks.client.other_talks import ECHO, NAIVE, talks
+from benchmarks.client.programs import Load
+from benchmarks.client.talk import Refused, Shape, WrongAnswer
+from benchmarks.client.task import Task, Told
+from cellwire.v1 import cell_service_pb2 as pb
+from service import metrics
+from service.server import Server
+
+SHAPE = Shape(model="lstm", inputs=(("x", (4,)),), outputs=2)
+TASK = Task(shape=SHAPE, dialect="cellwire", streams=4, connections=2, warm=0.05, seconds=0.5)
+
+
+async def told(target: str, task: Task) -> Told:
+    """By a client in this process."""
+    make_talk, meter = talks(task.dialect, task.shape, task.reply_bytes), Meter({"server": [os.getpid()]})
+    task = replace(task, target=target, prefix=f"{task.prefix}{os.urandom(4).hex()}")
+    if task.library:
+        return await library.closed(task, make_talk, meter)
+    return await Load(task, make_talk, meter).run()
+
+
+def run_by_cells() -> float:
+    """Timesteps, in this process, since it started."""
+    [family] = metrics.BATCH_SIZE.collect()
+    return sum(sample.value for sample in family.samples if sample.name == "cellwire_batch_size_sum")
+
+
+@asynccontextmanager
+async def served(path: str, handler: Any) -> AsyncIterator[str]:
+    """The address of a bare server with one streaming method."""
+    server = grpc.aio.server()
+    service, _, method = path[1:].partition("/")
+    handlers = {method: grpc.stream_stream_rpc_method_handler(handler)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        TASK,
+        replace(TASK, library=True),
+        replace(TASK, in_flight=1),
+        replace(TASK, dialect="cellwire_unary"),
+        replace(TASK, program="open", rate=100.0),
+        replace(TASK, shape=replace(SHAPE, timesteps=3)),
+        replace(TASK, shape=replace(SHAPE, write_behind=True)),
+    ],
+    ids=["closed", "library", "in turn", "unary", "open", "timesteps", "write-behind"],
+)
+async def test_what_counts_as_a_timestep_was_run_by_a_cell(server: Server, task: Task) -> None:
+    before = run_by_cells()
+    seen = await told(f"127.0.0.1:{server.port}", task)
+    under_way = task.streams * task.shape.message_timesteps * 8  # a window of each
+    assert seen.steps <= seen.all_steps
+    assert 0 < seen.all_steps <= run_by_cells() - before <= seen.all_steps + under_way
+    assert seen.resident["server"][1] > 0
+
+
+async def test_churn_goes_through_as_many_sessions_as_it_is_told(server: Server) -> None:
+    before = run_by_cells()
+    task = replace(TASK, program="churn", sessions=10, steps_a_session=3, shape=replace(SHAPE, keep=True))
+    seen = await told(f"127.0.0.1:{server.port}", task)
+    assert (seen.sessions, seen.steps) == (10, 30)
+    assert run_by_cells() - before == 30
+
+
+async def test_idle_streams_make_one_step_each_and_stay_open(server: Server) -> None:
+    task = replace(TASK, program="idle", streams=20)
+    seen = await told(f"127.0.0.1:{server.port}", task)
+    assert seen.steps == 20
+
+
+async def test_a_session_that_cannot_be_opened_fails_the_measurement(server: Server) -> None:
+    task = replace(TASK, shape=replace(SHAPE, model="unknown"))
+    with pytest.raises(CallFailed, match="status 5: no such model"):
+        await told(f"127.0.0.1:{server.port}", task)
+
+
+async def test_a_call_that_is_not_served_fails_the_measurement(server: Server) -> None:
+    with pytest.raises(CallFailed, match="status 12"):
+        await told(f"127.0.0.1:{server.port}", replace(TASK, dialect="naive"))
+
+
+@pytest.mark.parametrize("size", [10, 300_000], ids=["small", "beyond frames and windows"])
+async def test_an_echo_has_the_bytes_that_were_asked_for(size: int) -> None:
+    shape = Shape(inputs=(("x", (size // 4,)),))
+    async with served(ECHO, echo.stream) as target:
+        seen = await told(target, replace(TASK, dialect="echo", shape=shape, reply_bytes=size))
+    assert seen.messages > 0
+    assert seen.reply_bytes == size
+    assert seen.request_bytes > size - 4
+
+
+async def test_an_echo_of_another_length_is_a_wrong_answer() -> None:
+    async def short(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
+        async for _request in requests:
+            yield b"?"
+
+    async with served(ECHO, short) as target:
+        with pytest.raises(WrongAnswer, match="another length"):
+            await told(target, replace(TASK, dialect="echo", reply_bytes=20))
+
+
+def test_a_refusal_says_when_it_may_come_again() -> None:
+    details = Packed()
+    details.Pack(RetryInfo(retry_delay=Duration(nanos=250_000_000)))
+    refused = pb.Refused(step=7, status=Status(message="too much", details=[details]))
+    talk = CellwireStream("s-1", SHAPE)
+    with pytest.raises(Refused, match="step 7 was refused: too much") as caught:
+        talk.complete(pb.StreamResponse(refused=refused).SerializeToString(), 7)
+    assert (caught.value.step, caught.value.retry_after) == (7, 0.25)
+
+
+@pytest.mark.parametrize("number", [1, 127, 128, 20_000])
+def test_a_message_is_what_the_protocol_says(number: int) -> None:
+    talk = CellwireStream("s-1", SHAPE)
+    timestep = pb.StreamRequest.FromString(talk.message(number)).timestep
+    assert (timestep.step, timestep.timesteps, len(timestep.inputs)) == (number, 0, 1)
+    assert list(timestep.inputs[0].shape) == [4]
+    reply = pb.StreamResponse(reply=pb.Reply(step=number, h=bytes(16), epoch=2**50))
+    assert talk.complete(reply.SerializeToString(), number) == 1
+    with pytest.raises(WrongAnswer):
+        talk.complete(reply.SerializeToString(), number + 1)
+
+
+async def test_the_naive_server_advances_the_state_that_it_keeps(test_models: Path) -> None:
+    model = naive.session(test_models / "lstm" / "1" / "model.onnx")
+    x = np.arange(4, dtype=np.float32)
+    async with served(NAIVE, naive.Naive(model, *naive.memory()).stream) as target:
+        async with grpc.aio.insecure_channel(target) as channel:
+            call = channel.stream_stream(NAIVE)()
+            await call.write(b"s-1")
+            assert await call.read() == b""
+            answers = []
+            for _ in range(3):
+                await call.write(x.tobytes())
+                answers.append(np.frombuffer(await call.read(), np.float32))
+            call.cancel()
+    np.testing.assert_array_equal(answers, uninterrupted(model, x, 3))
+
+
+def uninterrupted(model: ort.InferenceSession, x: np.ndarray, steps: int) -> list[np.ndarray]:
+    """The outputs of a run without a server."""
+    hidden = cell = np.zeros((1, 1, 16), np.float32)
+    outputs = []
+    for _ in range(steps):
+        y, hidden, cell = model.run(["y", "hidden_out", "cell_out"], {"x": x[None], "hidden": hidden, "cell": cell})
+        outputs.append(y[0])
+    return outputs
