@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -89,7 +89,8 @@ def show(results: Results) -> None:
     """On the terminal."""
     table = Table(title=f"Ratios and figures, {results.at}")
     for column in ("name", "what", "measured", "bar", "beyond", ""):
-        table.add_column(column, justify="right" if column in ("measured", "bar", "beyond") else "left")
+        justify: Literal["left", "right"] = "right" if column in ("measured", "bar", "beyond") else "left"
+        table.add_column(column, justify=justify, no_wrap=column != "what")
     values = {**results.ratios, **results.figures}
     for bar in (*bars.RATIOS, *bars.FIGURES):
         value = values.get(bar.name)
