@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.results import Case, Measurement, Results
+from benchmarks.measurements import Case, Measurement, Results
 
 
 @dataclass(frozen=True)

@@ -4,74 +4,30 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
-from redis import Redis
 from rich.progress import Progress
 
 from benchmarks import processes, servers
 from benchmarks.client.talk import Shape
 from benchmarks.client.task import Task, Told
-from benchmarks.results import Case, Results
+from benchmarks.costs import costs, inner
+from benchmarks.measurements import Case, Results
 from benchmarks.servers import CLIENT_CORE, SERVER_CORE, Server
+from benchmarks.stores import OneStore, StoreLike
 from cellwire.cli.children import Children
-from cellwire.cli.embedded import EmbeddedStore
 
+REPLY_BYTES = 80
+"""Of an echo, until a reply of ours was seen."""
 CLIENT_SECONDS = 120.0
 """That a client may take beyond its own times."""
 
 
 class ClientFailed(Exception):
     """The client met what it did not expect; the text is its last line."""
-
-
-class StoreLike(Protocol):
-    """What is measured of a store."""
-
-    @property
-    def url(self) -> str: ...
-
-    def pids(self) -> Sequence[int]: ...
-
-    def usage(self) -> "Usage": ...
-
-
-class OneStore:
-    """The embedded store as workloads see it."""
-
-    def __init__(self, store: EmbeddedStore, url: str | None = None) -> None:
-        self.embedded = store
-        self.url = url or store.url
-
-    def pids(self) -> Sequence[int]:
-        """Its process."""
-        return [self.embedded.pid]
-
-    def usage(self) -> "Usage":
-        """Of its process."""
-        return usage(self.embedded)
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a store has done and what it holds."""
-
-    moved: int
-    """Bytes in and out since it started."""
-    memory: int
-    """Bytes."""
-
-
-def usage(store: EmbeddedStore) -> Usage:
-    """Of a running store."""
-    with Redis(unix_socket_path=str(store.socket)) as client:
-        told = client.info()
-    moved = int(told["total_net_input_bytes"]) + int(told["total_net_output_bytes"])
-    return Usage(moved, int(told["used_memory"]))
 
 
 @dataclass(frozen=True)
@@ -174,7 +130,7 @@ class Bench:
             target=server.target,
             dialect=task.dialect or server.dialect,
             prefix=f"b{time.time_ns()}",
-            reply_bytes=task.reply_bytes or self._reply_bytes.get(task.shape, 120),
+            reply_bytes=task.reply_bytes or self._reply_bytes.get(task.shape, REPLY_BYTES),
             watch=watch,
         )
         with processes.on_cores(CLIENT_CORE):
@@ -219,67 +175,9 @@ class Bench:
             raise ClientFailed(f"{server.name}: nothing was answered")
         after, used = server.metrics(), store.usage()
         if (task.dialect or server.dialect) == "cellwire":
-            self._reply_bytes[task.shape] = told.reply_bytes or self._reply_bytes.get(task.shape, 120)
+            self._reply_bytes[task.shape] = told.reply_bytes or self._reply_bytes.get(task.shape, REPLY_BYTES)
         values = {**costs(told), **inner(before, after, told.all_steps, used.moved - used_before.moved)}
         values["store_grown_kb"] = (used.memory - used_before.memory) / 1024
         full: Case = {"streams": streams, "connections": connections, **case}
         self.results.add(self._workload, server.name, run, full, **values)
         return told
-
-
-def costs(told: Told) -> dict[str, float]:
-    """What the client told, a timestep each."""
-    steps = max(1, told.steps)
-    values = {
-        "steps_per_second": told.steps / told.seconds,
-        "server_us": 1e6 * told.cpu["server"] / steps,
-        "core_us": 1e6 * told.cpu["core"] / steps,
-        "redis_us": 1e6 * told.cpu["redis"] / steps,
-        "client_us": 1e6 * told.client_cpu / steps,
-        "server_busy": told.cpu["server"] / told.seconds,
-        "client_busy": told.client_cpu / told.seconds,
-        "p50_ms": told.p50_ms,
-        "p99_ms": told.p99_ms,
-        "max_ms": told.max_ms,
-        "refused": told.refused / told.seconds,
-        "request_bytes": told.request_bytes,
-        "reply_bytes": told.reply_bytes,
-        "rss_kb": told.resident["server"][1] / 1024,
-        "rss_grown_kb": (told.resident["server"][1] - told.resident["server"][0]) / 1024,
-    }
-    if told.sessions:
-        values["sessions_per_second"] = told.sessions / told.seconds
-        values["server_us_per_session"] = 1e6 * told.cpu["server"] / told.sessions
-        values["redis_us_per_session"] = 1e6 * told.cpu["redis"] / told.sessions
-    return values
-
-
-def inner(before: Mapping[str, float], after: Mapping[str, float], steps: int, moved: int) -> dict[str, float]:
-    """What the replica told of itself, over the whole run of a client: batches, calls and bytes of the store."""
-
-    def grown(name: str) -> float:
-        return after.get(name, 0.0) - before.get(name, 0.0)
-
-    batches, commits = grown("cellwire_batch_size_count"), grown("cellwire_commit_size_count")
-    if not batches or not steps:
-        return {}
-    return {
-        "batch": grown("cellwire_batch_size_sum") / batches,
-        "commit": grown("cellwire_commit_size_sum") / max(1.0, commits),
-        "store_calls": commits / steps,
-        "store_bytes": moved / steps,
-    }
-
-
-@contextmanager
-def store_on_client_core(
-    children: Children, fsync: str = "everysec", options: Mapping[str, str] | None = None
-) -> Iterator[OneStore]:
-    """A store beside the client."""
-    with processes.on_cores(CLIENT_CORE):
-        store = EmbeddedStore(children, fsync=fsync, options=options)
-        store.__enter__()
-    try:
-        yield OneStore(store)
-    finally:
-        store.__exit__(None, None, None)

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks import bars
-from benchmarks.results import Results
+from benchmarks.measurements import Results
 
 SIZE, DPI = (7.0, 3.6), 80
 OURS, OTHERS, STORE = "#1f6fb4", "#9a9a9a", "#d9822b"

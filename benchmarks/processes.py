@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ALLOWED = os.sched_getaffinity(0)
+"""The cores of this program when it began."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _LISTENS = "0A"
@@ -32,10 +34,10 @@ def resident_bytes(pids: Iterable[int]) -> int:
 
 @contextmanager
 def on_cores(*cores: int) -> Iterator[None]:
-    """What is started within runs on these cores only, with all its threads; where the machine has them."""
+    """What is started within runs on these cores only, with all its threads."""
     before = os.sched_getaffinity(0)
     try:
-        os.sched_setaffinity(0, set(cores) & before or before)
+        os.sched_setaffinity(0, cores)
         yield
     finally:
         os.sched_setaffinity(0, before)

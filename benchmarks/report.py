@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import bars, plots, suite
-from benchmarks.results import Measurement, Results
+from benchmarks.measurements import Measurement, Results
 
 HEAD = """# Benchmarks
 

@@ -1,7 +1,6 @@
 """The servers that are measured: each on a core of its own, found by the port that it tells."""
 
 import asyncio
-import os
 import re
 import socket
 import sys
@@ -14,7 +13,8 @@ from pathlib import Path
 from benchmarks import processes
 from cellwire.cli.children import Children, stop
 
-SERVER_CORE, CLIENT_CORE = 0, 1
+SERVER_CORE, CLIENT_CORE = min(processes.ALLOWED), max(processes.ALLOWED)
+"""The same one where there is no other."""
 START_SECONDS = 90.0
 STOP_SECONDS = 5.0
 
@@ -114,8 +114,3 @@ def _listening(port: int) -> bool:
 
 def _last_lines(log: Path) -> str:
     return log.read_text(errors="replace")[-1500:] if log.exists() else "no log"
-
-
-def cores() -> int:
-    """That this program may use."""
-    return len(os.sched_getaffinity(0))

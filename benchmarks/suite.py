@@ -15,8 +15,9 @@ import onnxruntime
 from rich.progress import Progress
 
 from benchmarks import bars, models
-from benchmarks.bench import Bench, Plan, store_on_client_core
-from benchmarks.results import Results
+from benchmarks.bench import Bench, Plan
+from benchmarks.measurements import Results
+from benchmarks.stores import store_on_client_core
 from benchmarks.workloads import (
     ceilings,
     closed_loop,

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from benchmarks.bench import Bench, store_on_client_core
+from benchmarks.bench import Bench
 from benchmarks.client.talk import Shape
 from benchmarks.client.task import Task
+from benchmarks.stores import store_on_client_core
 
 IN_FLIGHT, MANY = 32, 4096
 FEW_TO_BEGIN = 2000

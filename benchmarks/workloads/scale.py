@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from benchmarks import processes
-from benchmarks.bench import Bench, Usage, usage
+from benchmarks.bench import Bench
 from benchmarks.client.task import Task
 from benchmarks.servers import CLIENT_CORE, SERVER_CORE
+from benchmarks.stores import Usage, usage
 from service.settings import Settings
 from tests.topologies import ClusterStore
 

@@ -1,9 +1,10 @@
 """W8: write-through against write-behind; and what the store's settings and its connection cost."""
 
-from benchmarks.bench import Bench, OneStore, store_on_client_core
+from benchmarks.bench import Bench
 from benchmarks.client.talk import Shape
 from benchmarks.client.task import Task
 from benchmarks.servers import free_port
+from benchmarks.stores import OneStore, store_on_client_core
 
 BEHIND = Shape(write_behind=True)
 

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from benchmarks import suite
 from benchmarks.bench import Bench, Plan
 from benchmarks.client.task import Task
-from benchmarks.results import Results
+from benchmarks.measurements import Results
 
 PLAN = Plan(runs=1, seconds=0.1, warm=0.1)
 CHURN = Task(program="churn", streams=4, sessions=8, steps_a_session=3)

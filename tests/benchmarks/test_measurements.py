@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from benchmarks import bars, processes, report
 from benchmarks.__main__ import app
-from benchmarks.results import Results
+from benchmarks.measurements import Results
 
 
 def measured(results: Results, server: str, *micros: float, connections: int = 8, streams: int = 32) -> None:
