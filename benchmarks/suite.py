@@ -94,7 +94,8 @@ async def run(workloads: Sequence[Workload], plan: Plan, results: Results, path:
             except Exception as failure:
                 bench.skip("", f"it failed: {type(failure).__name__}", traceback.format_exc())
             else:
-                results.done.append(workload.name)
+                if workload.name not in results.skipped:
+                    results.done.append(workload.name)
             results.ratios, results.figures = bars.ratios(results), bars.figures(results)
             results.write(path)
             progress.advance(whole)
