@@ -24,7 +24,7 @@ class CellwireStream(Talk):
     path, unary = "/cellwire.v1.CellService/Stream", False
 
     def __init__(self, name: str, shape: Shape) -> None:
-        self._name, self._shape = name, shape
+        self.name, self._shape = name, shape
         self.steps = shape.message_timesteps
         axis = [shape.timesteps] if shape.timesteps else []
         rows = zip(shape.inputs, shape.rows(), strict=True)
@@ -39,7 +39,7 @@ class CellwireStream(Talk):
     def open(self) -> pb.Open:
         """The session, as it is opened."""
         mode = pb.WRITE_MODE_WRITE_BEHIND if self._shape.write_behind else pb.WRITE_MODE_WRITE_THROUGH
-        return pb.Open(session_id=self._name, model=self._shape.model, write_mode=mode)
+        return pb.Open(session_id=self.name, model=self._shape.model, write_mode=mode)
 
     def opening(self) -> bytes | None:
         return pb.StreamRequest(open=self.open()).SerializeToString()
@@ -85,7 +85,7 @@ class CellwireUnary(CellwireStream):
     def message(self, number: int) -> bytes:
         mode = pb.OPEN_MODE_RESUME if self._epoch else pb.OPEN_MODE_CREATE
         opening = pb.Open(
-            session_id=self._name,
+            session_id=self.name,
             create_token=self._token,
             mode=mode,
             model=self._shape.model,

@@ -49,9 +49,9 @@ def run_by_cells() -> float:
 
 
 @asynccontextmanager
-async def served(path: str, handler: Any) -> AsyncIterator[str]:
+async def served(path: str, handler: Any, *options: tuple[str, int]) -> AsyncIterator[str]:
     """The address of a bare server with one streaming method."""
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=options)
     service, _, method = path[1:].partition("/")
     handlers = {method: grpc.stream_stream_rpc_method_handler(handler)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
@@ -83,6 +83,20 @@ async def test_what_counts_as_a_timestep_was_run_by_a_cell(server: Server, task:
     assert seen.resident["server"][1] > 0
 
 
+async def test_streams_take_turns_when_fewer_are_in_flight(server: Server) -> None:
+    sent = []
+
+    class Noted(CellwireStream):
+        def message(self, number: int) -> bytes:
+            sent.append((self.name[-1], number))
+            return super().message(number)
+
+    task = replace(TASK, target=f"127.0.0.1:{server.port}", in_flight=2)
+    await Load(task, lambda name: Noted(f"{os.urandom(4).hex()}-{name}", SHAPE), Meter({})).run()
+    first = sent[:12]
+    assert sorted(first) == sorted((name, number) for name in "0123" for number in (1, 2, 3))
+
+
 async def test_churn_goes_through_as_many_sessions_as_it_is_told(server: Server) -> None:
     before = run_by_cells()
     task = replace(TASK, program="churn", sessions=10, steps_a_session=3, shape=replace(SHAPE, keep=True))
@@ -108,10 +122,13 @@ async def test_a_call_that_is_not_served_fails_the_measurement(server: Server) -
         await told(f"127.0.0.1:{server.port}", replace(TASK, dialect="naive"))
 
 
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1000), ("grpc.http2.max_frame_size", 16384))
+
+
 @pytest.mark.parametrize("size", [10, 300_000], ids=["small", "beyond frames and windows"])
 async def test_an_echo_has_the_bytes_that_were_asked_for(size: int) -> None:
     shape = Shape(inputs=(("x", (size // 4,)),))
-    async with served(ECHO, echo.stream) as target:
+    async with served(ECHO, echo.stream, *SMALL_WINDOW) as target:
         seen = await told(target, replace(TASK, dialect="echo", shape=shape, reply_bytes=size))
     assert seen.messages > 0
     assert seen.reply_bytes == size
