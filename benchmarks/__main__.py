@@ -35,7 +35,9 @@ def run(
     idle: Annotated[int, typer.Option(help="Idle streams of W6.", min=1)] = 10_000,
     stored: Annotated[int, typer.Option(help="Stored sessions of the growth.", min=1)] = 100_000,
     json_path: Annotated[Path, typer.Option("--json", help="Every figure and ratio goes there.")] = LATEST,
-    again: Annotated[bool, typer.Option("--continue", help="Keep what the file has, measure what it lacks.")] = False,
+    again: Annotated[
+        bool, typer.Option("--continue", help="Keep what the file has; measure what it lacks, or --only.")
+    ] = False,
     needs_bars: Annotated[bool, typer.Option("--bars", help="Exit with 1 unless every bar is met.")] = False,
 ) -> None:
     """Measure, and show each ratio and figure with its bar."""
@@ -45,7 +47,7 @@ def run(
         names = ", ".join(workload.name for workload in suite.WORKLOADS)
         raise typer.BadParameter(f"no workload {name}; there are {names}", param_hint="--only") from None
     results = Results.read(json_path) if again and json_path.exists() else Results()
-    if again:
+    if again and not only:
         workloads = [workload for workload in workloads if workload.name not in results.done]
     plan = Plan(runs, seconds, warm, quick, idle, stored)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
@@ -93,10 +95,10 @@ def show(results: Results) -> None:
     values = {**results.ratios, **results.figures}
     for bar in (*bars.RATIOS, *bars.FIGURES):
         value, sign = values.get(bar.name), ">=" if bar.at_least else "<="
-        verdict = "not measured" if value is None else "[green]met[/]" if bar.met(value) else "[red]not met[/]"
-        beyond = "" if bar.beyond is None else f"{bar.beyond:.2f}"
+        verdict = "-" if value is None else "[green]met[/]" if bar.met(value) else "[red]not met[/]"
+        beyond = "" if bar.beyond is None else f"{bar.beyond:g}"
         measured = "" if value is None else f"{value:.3f} {bar.unit}".strip()
-        table.add_row(bar.name, measured, f"{sign} {bar.bar:.2f}", beyond, verdict)
+        table.add_row(bar.name, measured, f"{sign} {bar.bar:g}", beyond, verdict)
     console.print(table)
     for name, why in results.skipped.items():
         console.print(f"skipped: {name}: {why}", highlight=False)

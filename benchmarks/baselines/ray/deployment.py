@@ -1,6 +1,6 @@
 """A Ray Serve deployment with the same model behind Ray's gRPC proxy: one sequence a request, its state in memory.
 
-python deployment.py MODEL.onnx PORT
+python deployment.py MODEL.onnx PORT HTTP_PORT
 """
 
 import os
@@ -47,8 +47,10 @@ class Cell:
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    serve.start(grpc_options=gRPCOptions(port=int(sys.argv[2]), grpc_servicer_functions=["deployment.add_to_server"]))
+    port, http_port = map(int, sys.argv[2:])
+    doors = gRPCOptions(port=port, grpc_servicer_functions=["deployment.add_to_server"])
+    serve.start(http_options={"host": "127.0.0.1", "port": http_port}, grpc_options=doors)
     serve.run(Cell.bind(sys.argv[1]))
-    Path(os.environ["CELLWIRE_PORT_FILE"]).write_text(f"{sys.argv[2]}\n")
+    Path(os.environ["CELLWIRE_PORT_FILE"]).write_text(f"{port}\n")
     signal.sigwait({signal.SIGTERM})
     ray.shutdown()

@@ -14,9 +14,11 @@ async def ray(bench: Bench, environment: Path) -> AsyncIterator[Server]:
     """Ray, installed in the environment, with one replica of the model."""
     port = servers.free_port()
     deployment = Path(__file__).with_name("deployment.py")
-    command: list[str | Path] = [environment / "bin" / "python", deployment, bench.model("bench"), str(port)]
+    python, model = environment / "bin" / "python", bench.model("bench")
+    command: list[str | Path] = [python, deployment, model, str(port), str(servers.free_port())]
     variables = {
         "PYTHONPATH": str(deployment.parent),
+        "RAY_TMPDIR": str(bench.directory),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
     }
