@@ -43,6 +43,7 @@ HOW = """## How it is measured
 NOTES = """## Notes
 
 - One stream's ratio of latencies is through `grpc.aio` on both sides; a client that costs less makes it larger.
+- The echo is a generator; written with `read()` and `write()` it costs the same within the noise.
 - The echo at full load works off several messages a system call, as a full server does; at a lower load it costs
   more.
 - A baseline that cannot be installed is skipped with a line, and its ratios are not measured.

@@ -8,6 +8,22 @@ from pathlib import Path
 import grpc
 import uvloop
 
+OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 2**20 + 2**16),
+    ("grpc.max_send_message_length", 2**24),
+    ("grpc.max_concurrent_streams", 2048),
+    ("grpc.max_metadata_size", 8192),
+    ("grpc.absolute_max_metadata_size", 16384),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+)
+"""Those of a replica of ours."""
+
 
 async def stream(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
     """The first message says how long the answers are."""
@@ -18,7 +34,7 @@ async def stream(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[byt
 
 
 async def main() -> None:
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    server = grpc.aio.server(options=OPTIONS)
     handlers = {"Stream": grpc.stream_stream_rpc_method_handler(stream)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("benchmarks.Echo", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
