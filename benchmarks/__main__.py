@@ -34,7 +34,10 @@ def run(
     warm: Annotated[float, typer.Option(help="Seconds before it.", min=0.1)] = 1.0,
     idle: Annotated[int, typer.Option(help="Idle streams of W6.", min=1)] = 10_000,
     stored: Annotated[int, typer.Option(help="Stored sessions of the growth.", min=1)] = 100_000,
-    json_path: Annotated[Path, typer.Option("--json", help="Every figure and ratio goes there.")] = LATEST,
+    json_path: Annotated[
+        Path,
+        typer.Option("--json", help="Every figure and ratio goes there; by default beside it under the date, too."),
+    ] = LATEST,
     again: Annotated[
         bool, typer.Option("--continue", help="Keep what the file has; measure what it lacks, or --only.")
     ] = False,
@@ -54,6 +57,8 @@ def run(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         asyncio.run(suite.run(workloads, plan, results, json_path, progress))
     show(results)
+    if json_path == LATEST:
+        results.write(LATEST.with_name(f"{results.at[:10]}.json"))
     console.print(f"written: {json_path}", highlight=False)
     if needs_bars and unmet(results, whole=not quick and not only):
         raise typer.Exit(MISSED)

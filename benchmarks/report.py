@@ -60,6 +60,7 @@ COLUMNS = (
     ("p99_ms", "p99 ms", "{:.2f}"),
     ("batch", "batch", "{:.1f}"),
     ("commit", "commit", "{:.1f}"),
+    ("store_calls", "store calls", "{:.3f}"),
     ("store_bytes", "store bytes", "{:,.0f}"),
     ("server_busy", "server busy", "{:.2f}"),
     ("rss_grown_kb", "KB grown", "{:,.0f}"),
