@@ -51,6 +51,7 @@ NOTES = """## Notes
 - W10 sends with one stream a session, at most four messages unanswered.
 """
 
+FEWEST_RUNS = 3
 COLUMNS = (
     ("steps_per_second", "steps/s", "{:,.0f}"),
     ("server_us", "server us", "{:.1f}"),
@@ -96,11 +97,14 @@ def write(results: Results, page: Path) -> None:
 def where(results: Results) -> str:
     """The machine and the plan."""
     machine, plan = results.machine, results.settings
-    return (
-        f"Measured {results.at} at commit {machine['commit']}: {machine['cpu']}, {machine['cores']} cores, Linux "
-        f"{machine['kernel']}, Python {machine['python']}, grpcio {machine['grpcio']}, ONNX Runtime "
-        f"{machine['onnxruntime']}; {plan['runs']} runs of {plan['seconds']} s each.\n"
+    lines = (
+        f"Measured {results.at} at commit {machine['commit']}: {machine['cpu']}, {machine['cores']} cores, Linux",
+        f"{machine['kernel']}, Python {machine['python']}, grpcio {machine['grpcio']}, ONNX Runtime",
+        f"{machine['onnxruntime']}; turns: {plan['runs']}, seconds each: {plan['seconds']}, idle streams:",
+        f"{plan['idle_streams']:,}, stored sessions: {plan['stored_sessions']:,}.",
+        *(["**Provisional: fewer than three turns.**"] if plan["runs"] < FEWEST_RUNS else []),
     )
+    return "\n".join(lines) + "\n"
 
 
 def verdicts(results: Results) -> str:

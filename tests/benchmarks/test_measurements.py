@@ -24,7 +24,7 @@ def results() -> Results:
     """Of one load on eight connections, and on one connection each."""
     results = Results(at="now", machine=dict.fromkeys(("cpu", "cores", "kernel", "python", "commit"), "some"))
     results.machine |= {"grpcio": "some", "onnxruntime": "some"}
-    results.settings = {"runs": 3, "seconds": 1.0}
+    results.settings = {"runs": 3, "seconds": 1.0, "idle_streams": 1, "stored_sessions": 1}
     measured(results, "cellwire", 100.0, 400.0, 150.0)
     measured(results, "echo", 100.0, 200.0, 100.0)
     measured(results, "cellwire", 180.0, 160.0, 170.0, connections=32)
