@@ -48,7 +48,7 @@ bench: $(VENV)/dev bench-baselines ## the whole suite of benchmarks, its report 
 	@$(BIN)/python -m benchmarks report
 
 bench-quick: $(VENV)/dev ## the most important ratios, in less than four minutes (ARGS="--help")
-	@$(BIN)/python -m benchmarks run --quick --warm 0.6 --seconds 1.2 --json build/bench-quick.json $(ARGS)
+	@$(BIN)/python -m benchmarks run --quick --warm 0.5 --seconds 1 --json build/bench-quick.json $(ARGS)
 
 bench-baselines: $(VENV)/dev ## install what the benchmarks compare with, each into an environment of its own
 	@$(BIN)/python -m benchmarks baselines
