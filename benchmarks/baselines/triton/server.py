@@ -11,6 +11,7 @@ from benchmarks.bench import Bench
 from benchmarks.servers import Server
 
 MAX_BATCH, QUEUE_DELAY_US = 128, 200
+SHARED_MEMORY = Path("/dev/shm")
 CONFIG = """
 name: "bench"
 backend: "python"
@@ -61,8 +62,10 @@ async def triton(bench: Bench, environment: Path) -> AsyncIterator[Server]:
         package / "bin" / "tritonserver",
         f"--model-repository={repository}",
         f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={bench.directory.name}",
         f"--grpc-port={port}",
         "--grpc-address=127.0.0.1",
+        "--exit-timeout-secs=2",
         "--allow-http=false",
         "--allow-metrics=false",
         "--log-info=false",
@@ -70,5 +73,14 @@ async def triton(bench: Bench, environment: Path) -> AsyncIterator[Server]:
     ]
     libraries = f"{sysconfig.get_config_var('LIBDIR')}:{packages / 'nvidia_pytriton.libs'}"
     variables, log = {"LD_LIBRARY_PATH": libraries}, bench.log("triton")
-    async with servers.started(bench.children, "triton", "v2_stream", command, log, variables, port=port) as server:
-        yield server
+    try:
+        async with servers.started(bench.children, "triton", "v2_stream", command, log, variables, port=port) as server:
+            yield server
+    finally:
+        forget(bench.directory.name)
+
+
+def forget(prefix: str) -> None:
+    """Removes the shared memory that a Triton leaves that had to be killed."""
+    for left in SHARED_MEMORY.glob(f"{prefix}*"):
+        left.unlink(missing_ok=True)
