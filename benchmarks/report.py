@@ -11,7 +11,7 @@ HEAD = """# Benchmarks
 
 This page is made by `python -m benchmarks report` from a run of `make bench`; `benchmarks/results/latest.json` has
 every figure of it. `make bench-quick` measures the most important ratios in less than four minutes, and `python -m
-benchmarks run --only W3` a single part.
+benchmarks run --only W3` a single part; a run that was interrupted goes on with `--continue`.
 """
 
 HOW = """## How it is measured
