@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import bars, processes, report
-from benchmarks.__main__ import app
+from benchmarks.__main__ import app, unmet
 from benchmarks.measurements import Results
 
 
@@ -46,6 +46,16 @@ def test_a_ratio_needs_both_kinds_of_connections(results: Results) -> None:
 def test_bars_have_a_right_side() -> None:
     assert bars.missed({"cpu_vs_echo_32": 1.4, "goodput_4x_vs_1x": 0.9}) == []
     assert bars.missed({"cpu_vs_echo_32": 1.41, "goodput_4x_vs_1x": 0.89}) == ["cpu_vs_echo_32", "goodput_4x_vs_1x"]
+
+
+def test_a_whole_run_lacks_its_bars_until_all_are_measured() -> None:
+    results = Results(ratios={bar.name: 0.0 for bar in bars.RATIOS})
+    assert not unmet(results, whole=False)
+    assert unmet(results, whole=True)
+    results.figures = {bar.name: bar.bar for bar in bars.FIGURES}
+    assert not unmet(results, whole=True)
+    results.ratios["cpu_vs_echo_32"] = 2.0
+    assert unmet(results, whole=False)
 
 
 def test_results_come_back_from_their_file(results: Results, tmp_path: Path) -> None:
