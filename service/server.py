@@ -1,6 +1,7 @@
 """Assembly and life of one replica: start, serve, drain."""
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -52,6 +53,9 @@ STOP_GRACE = 0.5
 KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT = 30.0, 10.0
 """A connection that is silent for so long is asked whether it lives, and has so long to answer."""
 MIB = 1 << 20
+YOUNG_OBJECTS = 50_000
+"""Made between two looks for garbage in cycles, of which a timestep makes none. By default it is 700, while a batch
+holds thousands that are gone once it is answered."""
 
 SERVICES = tuple(
     file.services_by_name[name].full_name
@@ -187,6 +191,9 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS)
         await self._stop.wait()
         if self._failed:
             raise RuntimeError("a task of the replica failed")
