@@ -90,7 +90,7 @@ def test_connections_that_linger_do_not_keep_the_port(sockets: ExitStack, share:
 
 
 @pytest.mark.parametrize("host", ["localhost", "0.0.0.0", pytest.param("[::1]", marks=ipv6)])
-def test_a_host_is_what_grpc_takes(host: str) -> None:
+async def test_a_host_is_what_grpc_takes(host: str) -> None:
     with hold(host, 0) as holder:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
         port = holder.getsockname()[1]
