@@ -28,7 +28,7 @@ def main(
     ] = False,
     page_path: Annotated[Path | None, typer.Option("--page", help="Make this page and its picture.")] = None,
     replicas: Annotated[int, typer.Option(help="Of the slice that is simulated.", min=1)] = 10,
-    shards: Annotated[int, typer.Option(help="Of the slice that is simulated.", min=1)] = 2,
+    shards: Annotated[int, typer.Option(help="Of that slice; one shard is simulated, too.", min=1)] = 2,
     seconds: Annotated[float, typer.Option(help="That are simulated.", min=0.1)] = 2.0,
     speed: Annotated[float, typer.Option(help="Of a core, against the one that was measured.", min=0.01)] = 1.0,
 ) -> None:
@@ -39,7 +39,8 @@ def main(
     except (OSError, json.JSONDecodeError, fit.TooFew) as why:
         raise typer.BadParameter(str(why), param_hint="--results") from None
     limits = replace(plan.Limits(), speed=speed)
-    simulated = slices.grid(costs, replicas, shards, seconds)
+    counts = dict.fromkeys((shards, 1))
+    simulated = [row for count in counts for row in slices.grid(costs, replicas, count, seconds)]
     measured = slices.against_measured(costs, results, seconds)
     needs = [plan.need(costs, load, limits) for load in page.loads()]
     if page_path:

@@ -1,4 +1,4 @@
-"""docs/scaling.md and its picture: the model, what it asks for, and how far the simulation and the run agree with it."""
+"""docs/scaling.md and its picture: the model, what it asks for, and how far simulation and run agree with it."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,6 +16,9 @@ from benchmarks.scaling.plan import CONNECTIONS, Limits, Load
 from benchmarks.scaling.slices import Row
 
 ACTIVE = 0.01
+SLICE_TITLES = (
+    "replicas + shards", "%", "steps/s", "batch", "replica busy", "shard busy", "p50 ms", "p99 ms", "saturated",
+)  # fmt: skip
 HUGE = 100_000_000
 
 
@@ -48,10 +51,10 @@ def head(results: Results) -> str:
         )
     return f"""# Scaling on paper
 
-What 10 thousand to 100 million live sessions need, computed from the costs that one replica and one store were measured
-to have. Nothing here was measured at that size: it is a model, with its errors and a simulation beside it. The whole page
-is made by `python -m benchmarks.scaling --page docs/scaling.md` from `benchmarks/results/latest.json`; `--results PATH`
-takes another run, `--json` shows every figure.
+What 10 thousand to 100 million live sessions need, computed from what one replica and one store were measured to cost.
+Nothing here was measured at that size: it is a model, with its errors and a simulation beside it. The whole page is made
+by `python -m benchmarks.scaling --page docs/scaling.md` from `benchmarks/results/latest.json`; `--results PATH` takes
+another run, `--json` shows every figure.
 
 Fitted from the run of {results.at}: {results.machine.get("cpu")}, Python {results.machine.get("python")}.
 {provisional}"""
@@ -81,9 +84,9 @@ def fitted(costs: Costs) -> str:
         "## The model\n\n"
         + table(("what", "fitted", "error, source"), rows)
         + (
-            "\nThe lines go through all points of W1, W2 and W8 in write-through, by least squares of relative distances; ± is\n"
-            "one standard error. The rows of W8 and W14 are of one to four points each: they have no error that means anything,\n"
-            "take them for a third up or down.\n"
+            "\nThe lines go through all points of W1, W2 and W8 in write-through, by least squares of relative distances; ±\n"
+            "is one standard error. The rows of W8 and W14 are of a few points each: they have no error that means\n"
+            "anything, take them for a third up or down.\n"
         )
     )
 
@@ -131,11 +134,11 @@ def needs(costs: Costs, limits: Limits) -> str:
                 f"{_count(need.cluster_connections)}{' **(too many)**' if need.cluster_breaks else ''}",
                 f"{need.store_gb:,.1f}",
                 f"{need.replica_gb:,.0f}",
-                f"{clients:,.2f}",
+                f"{clients:,.1f}",
             )
         )
     titles = (
-        "sessions", "steps/s each", "write-", "sessions", "replicas (cores)", "shards (cores)", "binds",
+        "live sessions", "steps/s each", "write-", "sessions", "replicas (cores)", "shards (cores)", "binds",
         "AOF / network / memory alone", "connections a shard", "as one cluster: replicas + shards",
         "connections a shard then", "store GB", "replicas GB", "client Gbit/s",
     )  # fmt: skip
@@ -201,8 +204,8 @@ def breaks(costs: Costs, limits: Limits) -> str:
         (
             "store CPU",
             f"{store * used:,.0f} steps/s a shard, {store / capacity:.1f} replicas of one session a stream",
-            f"more cells; write-behind; and at 31/s a larger `CELLWIRE_WRITE_BEHIND_SECONDS`: {limits.behind_seconds * 1000:g} "
-            f"ms is {before:.0f} us a timestep, {lag.behind_seconds * 1000:.0f} ms is {after:.0f}",
+            "more cells; write-behind; and at 31/s a larger `CELLWIRE_WRITE_BEHIND_SECONDS`: "
+            f"{limits.behind_seconds * 1000:g} ms is {before:.0f} us a timestep, {lag.behind_seconds * 1000:.0f} ms is {after:.0f}",
         ),
         (
             "connections",
@@ -228,6 +231,7 @@ def checked(slices: Sequence[Row], measured: Sequence[Row]) -> str:
     """The simulation beside the model, and beside the run."""
     beside_model = [
         (
+            f"{row.replicas} + {row.shards}",
             f"{row.percent:g}",
             f"{row.predicted.steps_per_second:,.0f} / {row.simulated.steps_per_second:,.0f}",
             f"{row.predicted.batch:.1f} / {row.simulated.batch:.1f}",
@@ -254,10 +258,8 @@ def checked(slices: Sequence[Row], measured: Sequence[Row]) -> str:
         (
             "## The simulation\n",
             CHECKED,
-            "Ten replicas and two shards at parts of the replicas' capacity, model / simulation:\n",
-            table(
-                ("%", "steps/s", "batch", "replica busy", "shard busy", "p50 ms", "p99 ms", "saturated"), beside_model
-            ),
+            "Slices at parts of the capacity of what is full first, model / simulation:\n",
+            table(SLICE_TITLES, beside_model),
             "One replica at the loads of W2, measured / simulation:\n",
             table(("%", "steps/s", "batch", "replica busy", "p50 ms", "p99 ms"), beside_run),
             _verdict(measured),
@@ -275,7 +277,8 @@ def draw(results: Results, costs: Costs, slices: Sequence[Row], path: Path) -> N
     left.axline((0, costs.replica.each), slope=costs.replica.fixed, label="fitted")
     left.set(xlabel="1 / batch", ylabel="replica, us of CPU a timestep", ylim=(0, None))
     for name in ("p50_ms", "p99_ms"):
-        steady = [row for row in slices if not row.simulated.saturated]
+        first = (slices[0].replicas, slices[0].shards)
+        steady = [row for row in slices if (row.replicas, row.shards) == first and not row.simulated.saturated]
         values = [getattr(row.simulated, name) for row in steady]
         right.plot([row.percent for row in steady], values, "o-", label=name.removesuffix("_ms"))
     right.set(xlabel="% of capacity, simulated", ylabel="ms", ylim=(0, None))
@@ -297,7 +300,7 @@ def _verdict(measured: Sequence[Row]) -> str:
     return (
         f"Measured over simulated: batch {apart('batch', 'batch')}, p50 {apart('p50_ms', 'p50_ms')}, p99 "
         f"{apart('p99_ms', 'p99_ms')}, CPU\n{apart('server_busy', 'replica_busy')}. Where these are far from 1 the "
-        "simulation's latencies are a lower bound and no forecast.\n"
+        "simulation's latencies are a lower bound and no\nforecast; less CPU in larger batches means that the replica was kept from its core.\n"
     )
 
 
@@ -320,28 +323,32 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-NEEDS = """A *cell* is one shard and the replicas that use it; clients choose a cell by a hash of the session's name. "Shards" are
-those of cells, "as one cluster" is the same load on one Redis Cluster that every replica knows.
+NEEDS = """A *cell* is one shard and the replicas that use it; clients choose a cell by a hash of the session's name. "Shards"
+are those of cells, "as one cluster" is the same load on one Redis Cluster that every replica knows. Where there are
+fewer replicas than shards, a cell is one replica and a cluster of a few shards, or its replica is partly idle. Digits
+are there to compare rows; no figure is better than the errors above.
 """
 
-IDLE = """A live session at 31 timesteps a second costs CPU whoever serves it, so 100 million of them are a data centre of their
-own and no configuration of this service. What is realistic is many sessions of which few advance. One without a stream
-costs memory of the store alone. One with an open stream costs a replica its memory, and the store a heartbeat every five
-seconds, taken here for as dear as a commit in a full call; what a heartbeat costs a replica was not measured, so there
-the memory is shown. A client that rests should end its stream; resuming is one claim.
+IDLE = """A live session at 31 timesteps a second costs CPU whoever serves it, so 100 million of them are data centres of
+their own and no configuration of this service. What is realistic is many sessions of which few advance. One without a
+stream costs memory of the store alone. One with an open stream costs a replica its memory, and the store a heartbeat
+every five seconds, taken here for as dear as a commit in a full call; what a heartbeat costs a replica was not
+measured, so there the memory is shown. A client that rests should end its stream; resuming is one claim.
 """
 
-BREAKS = """In the order in which a growing installation of one session a stream meets them. A replica batches while busy: it
-takes up idle CPU with smaller batches, so it looks busy long before it is full. What counts is its throughput at full
-batches, and for alarms the refusals and the time in queue, not its CPU.
+BREAKS = """In the order in which a growing installation of one session a stream meets them. Replicas and shards batch while
+busy: they take up idle CPU with smaller batches, so they look busy long before they are full. What counts is their
+throughput at full batches, and for alarms the refusals and the time in queue, not CPU.
 
-One cluster of all shards costs more than cells: each replica's commits are spread over all shards, so a call carries few
-of them and its fixed cost weighs, and every shard has connections from every replica.
+One cluster of all shards costs more than cells: each replica's commits are spread over all shards, so a call carries
+few of them and its fixed cost weighs, and every shard has connections from every replica.
 """
 
-CHECKED = """Sessions send at jittered periods whatever comes back; a replica runs what waits, at most 64 at once; each shard has
-one call of a replica under way while the next gathers, and serves calls in turn. Costs are those fitted above. It leaves
-out admission, the network, stalls of the machine, and that the client shares the store's core in the benchmarks.
+CHECKED = """Sessions send at jittered periods whatever comes back; a replica runs what waits, at most 64 at once; each shard
+has one call of a replica under way while the next gathers, and serves calls in turn. Costs are those fitted above, for
+one store also where there are two: it is the queueing that is checked. It leaves out admission, the network, stalls of
+the machine, and that the client shares the store's core in the benchmarks. At low loads the model is too high: it does
+not see that timesteps meet by chance.
 """
 
 DOUBTS = """## What to doubt

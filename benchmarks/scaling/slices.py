@@ -25,6 +25,8 @@ class Predicted:
 class Row:
     """One load; what is beside the simulation is the model or a measurement."""
 
+    replicas: int
+    shards: int
     percent: float
     simulated: Outcome
     predicted: Predicted
@@ -73,7 +75,7 @@ def grid(costs: Costs, replicas: int, shards: int, seconds: float) -> list[Row]:
     rows = []
     for percent in PERCENT:
         case = case_of(costs, replicas, shards, full * percent / 100 / SLICE_RATE, SLICE_RATE, seconds)
-        rows.append(Row(percent, Simulation(case).run(), predicted(costs, case), {}))
+        rows.append(Row(replicas, shards, percent, Simulation(case).run(), predicted(costs, case), {}))
     return rows
 
 
@@ -88,5 +90,5 @@ def against_measured(costs: Costs, results: Results, seconds: float) -> list[Row
         measured = {name: value for name, value in found.items() if value is not None}
         streams = int(next(results.of("W2", "cellwire", percent=percent)).case["streams"])
         case = case_of(costs, 1, 1, streams, measured["steps_per_second"] / streams, seconds)
-        rows.append(Row(float(percent), Simulation(case).run(), predicted(costs, case), measured))
+        rows.append(Row(1, 1, float(percent), Simulation(case).run(), predicted(costs, case), measured))
     return rows

@@ -155,4 +155,4 @@ def test_a_run_that_lacks_measurements_is_refused_by_name(tmp_path: Path) -> Non
     Results().write(tmp_path / "some.json")
     outcome = CliRunner().invoke(app, ["--results", str(tmp_path / "some.json")])
     assert outcome.exit_code == 2
-    assert "do not make a line" in outcome.output
+    assert "points" in outcome.output
