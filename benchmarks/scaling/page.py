@@ -52,8 +52,8 @@ def head(results: Results) -> str:
     return f"""# Scaling on paper
 
 What 10 thousand to 100 million live sessions need, computed from what one replica and one store were measured to cost.
-Nothing here was measured at that size: it is a model, with its errors and a simulation beside it. The whole page is made
-by `python -m benchmarks.scaling --page docs/scaling.md` from `benchmarks/results/latest.json`; `--results PATH` takes
+Nothing here was measured at that size: it is a model, with its errors and a simulation beside it. The page is made by
+`python -m benchmarks.scaling --page docs/scaling.md` from `benchmarks/results/latest.json`; `--results PATH` takes
 another run, `--json` shows every figure.
 
 Fitted from the run of {results.at}: {results.machine.get("cpu")}, Python {results.machine.get("python")}.
@@ -84,9 +84,9 @@ def fitted(costs: Costs) -> str:
         "## The model\n\n"
         + table(("what", "fitted", "error, source"), rows)
         + (
-            "\nThe lines go through all points of W1, W2 and W8 in write-through, by least squares of relative distances; ±\n"
-            "is one standard error. The rows of W8 and W14 are of a few points each: they have no error that means\n"
-            "anything, take them for a third up or down.\n"
+            "\nThe lines go through all points of W1, W2 and W8 in write-through, by least squares of relative\n"
+            "distances; ± is one standard error. The rows of W8 and W14 are of a few points each: they have no error\n"
+            "that means anything, take them for a third up or down.\n"
         )
     )
 
@@ -205,7 +205,8 @@ def breaks(costs: Costs, limits: Limits) -> str:
             "store CPU",
             f"{store * used:,.0f} steps/s a shard, {store / capacity:.1f} replicas of one session a stream",
             "more cells; write-behind; and at 31/s a larger `CELLWIRE_WRITE_BEHIND_SECONDS`: "
-            f"{limits.behind_seconds * 1000:g} ms is {before:.0f} us a timestep, {lag.behind_seconds * 1000:.0f} ms is {after:.0f}",
+            f"{limits.behind_seconds * 1000:g} ms is {before:.0f} us a timestep, "
+            f"{lag.behind_seconds * 1000:.0f} ms is {after:.0f}",
         ),
         (
             "connections",
@@ -300,7 +301,8 @@ def _verdict(measured: Sequence[Row]) -> str:
     return (
         f"Measured over simulated: batch {apart('batch', 'batch')}, p50 {apart('p50_ms', 'p50_ms')}, p99 "
         f"{apart('p99_ms', 'p99_ms')}, CPU\n{apart('server_busy', 'replica_busy')}. Where these are far from 1 the "
-        "simulation's latencies are a lower bound and no\nforecast; less CPU in larger batches means that the replica was kept from its core.\n"
+        "simulation's latencies are a lower bound and no\nforecast; less CPU in larger batches means that "
+        "the replica was kept from its core.\n"
     )
 
 
@@ -323,20 +325,23 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-NEEDS = """A *cell* is one shard and the replicas that use it; clients choose a cell by a hash of the session's name. "Shards"
+NEEDS = """\
+A *cell* is one shard and the replicas that use it; clients choose a cell by a hash of the session's name. "Shards"
 are those of cells, "as one cluster" is the same load on one Redis Cluster that every replica knows. Where there are
 fewer replicas than shards, a cell is one replica and a cluster of a few shards, or its replica is partly idle. Digits
 are there to compare rows; no figure is better than the errors above.
 """
 
-IDLE = """A live session at 31 timesteps a second costs CPU whoever serves it, so 100 million of them are data centres of
+IDLE = """\
+A live session at 31 timesteps a second costs CPU whoever serves it, so 100 million of them are data centres of
 their own and no configuration of this service. What is realistic is many sessions of which few advance. One without a
 stream costs memory of the store alone. One with an open stream costs a replica its memory, and the store a heartbeat
 every five seconds, taken here for as dear as a commit in a full call; what a heartbeat costs a replica was not
 measured, so there the memory is shown. A client that rests should end its stream; resuming is one claim.
 """
 
-BREAKS = """In the order in which a growing installation of one session a stream meets them. Replicas and shards batch while
+BREAKS = """\
+In the order in which a growing installation of one session a stream meets them. Replicas and shards batch while
 busy: they take up idle CPU with smaller batches, so they look busy long before they are full. What counts is their
 throughput at full batches, and for alarms the refusals and the time in queue, not CPU.
 
@@ -344,14 +349,16 @@ One cluster of all shards costs more than cells: each replica's commits are spre
 few of them and its fixed cost weighs, and every shard has connections from every replica.
 """
 
-CHECKED = """Sessions send at jittered periods whatever comes back; a replica runs what waits, at most 64 at once; each shard
+CHECKED = """\
+Sessions send at jittered periods whatever comes back; a replica runs what waits, at most 64 at once; each shard
 has one call of a replica under way while the next gathers, and serves calls in turn. Costs are those fitted above, for
 one store also where there are two: it is the queueing that is checked. It leaves out admission, the network, stalls of
 the machine, and that the client shares the store's core in the benchmarks. At low loads the model is too high: it does
 not see that timesteps meet by chance.
 """
 
-DOUBTS = """## What to doubt
+DOUBTS = """\
+## What to doubt
 
 - Costs a timestep were fitted on up to 128 streams a replica and taken as constant beyond.
 - Sessions are spread evenly over replicas and shards; a hot shard is full when the others are not.

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.__main__ import LATEST
 from benchmarks.measurements import Results
 from benchmarks.scaling import fit, plan, slices
-from benchmarks.scaling.__main__ import LATEST, app
+from benchmarks.scaling.__main__ import app
 from benchmarks.scaling.fit import Costs, Line, TooFew
 from benchmarks.scaling.plan import Limits, Load
 from benchmarks.scaling.simulation import Case, Simulation
