@@ -46,9 +46,7 @@ def head(results: Results) -> str:
     """What made it, from what."""
     provisional = ""
     if results.settings.get("runs", 0) < FEWEST_RUNS:
-        provisional = (
-            "\n**Provisional: the run has fewer than three turns, on a machine that others used meanwhile.**\n"
-        )
+        provisional = "\n**Provisional: the run has fewer than three turns.**\n"
     return f"""# Scaling on paper
 
 What 10 thousand to 100 million live sessions need, computed from what one replica and one store were measured to cost.
