@@ -35,7 +35,7 @@ class Rate:
     """So many timesteps a second: a bucket that holds one second's worth. 0: no limit."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.per_second = per_second
+        self._per_second = per_second
         self._clock = clock
         self._tokens = per_second
         self._filled = clock()
@@ -46,15 +46,15 @@ class Rate:
         Raises:
             Quota: there is none; told with the time until there is one.
         """
-        if not self.per_second:
+        if not self._per_second:
             return
         now = self._clock()
-        self._tokens = min(self.per_second, self._tokens + (now - self._filled) * self.per_second)
+        self._tokens = min(self._per_second, self._tokens + (now - self._filled) * self._per_second)
         self._filled = now
         if self._tokens < 1:
             raise Quota(
-                f"at most {self.per_second:g} timesteps a second",
-                retry_after=(1 - self._tokens) / self.per_second,
+                f"at most {self._per_second:g} timesteps a second",
+                retry_after=(1 - self._tokens) / self._per_second,
                 quota="max_steps_per_second",
             )
         self._tokens -= count
@@ -138,8 +138,7 @@ class Admission:
         Raises:
             Overloaded: too much is in flight to begin more.
         """
-        if (now := self._clock()) >= self._window_end:
-            self._look(now)
+        self._look(self._clock())
         if self.in_flight >= max(1.0, OPEN_SHARE * self.limit):
             raise self._overloaded()
 
@@ -149,8 +148,7 @@ class Admission:
         Raises:
             Overloaded: a message of this priority would not be admitted now.
         """
-        if (now := self._clock()) >= self._window_end:
-            self._look(now)
+        self._look(self._clock())
         limit = self.limit
         if priority:
             limit *= 1 + PRIORITY_SHARE * max(-PRIORITIES, min(PRIORITIES, priority))
@@ -160,8 +158,7 @@ class Admission:
     def enter(self, priority: int, timesteps: int) -> float:
         """Counts a message in: when. For InFlight."""
         self.check(priority)
-        if self._rate.per_second:
-            self._rate.take(timesteps)
+        self._rate.take(timesteps)
         self.in_flight += 1
         return self._clock()
 
@@ -169,8 +166,8 @@ class Admission:
         """Counts a message out. For InFlight."""
         self.in_flight -= 1
         if done:
-            if (now := self._clock()) >= self._window_end:
-                self._look(now)
+            now = self._clock()
+            self._look(now)
             self._done += 1
             self._delay_done += 1
             self._seconds += (now - entered) / timesteps
@@ -183,6 +180,8 @@ class Admission:
 
     def _look(self, now: float) -> None:
         """Moves the limit at the end of a window."""
+        if now < self._window_end:
+            return
         mean = self._seconds / max(1, self._done)
         if mean > self._target:
             self.limit = max(self._floor, self.limit * max(DECREASE, self._target / mean))

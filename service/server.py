@@ -192,7 +192,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         gc.collect()
-        gc.freeze()
+        gc.freeze()  # what is loaded stays, and need not be looked through each time
         gc.set_threshold(YOUNG_OBJECTS)
         await self._stop.wait()
         if self._failed:

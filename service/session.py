@@ -109,7 +109,6 @@ class Session:
         self._terms = terms
         self._writes = writes
         self._encode = cell.encoder(self.options.outputs)
-        self._constants = self.options.constants
         self._loop = asyncio.get_running_loop()
         at = Checkpoint(granted.step, granted.h)
         self.tail = Tail(terms.tail, at, self._write, self.lose) if write_behind else None
@@ -164,12 +163,12 @@ class Session:
             failpoints.hit("before_run")
             result = yield (
                 self.cell.batcher,
-                CellWork(self.state, self._at_once(rows), self._constants),
+                CellWork(self.state, self._at_once(rows), self.options.constants),
                 timestep.deadline,
             )
             state, outputs = result.state, result.rows
             for row in rows[len(outputs) :]:  # it is being run: no deadline now
-                result = yield self.cell.batcher, CellWork(state, (row,), self._constants), inf
+                result = yield self.cell.batcher, CellWork(state, (row,), self.options.constants), inf
                 state, outputs = result.state, outputs + result.rows
             failpoints.hit("after_run")
             record = Record(first, last, self.h, h, timestep.timesteps, self._encode(timestep.timesteps, outputs))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cellwire.v1 import cell_service_pb2 as pb
+from models import cells
 from service.admission import Rate
 from service.cells import LoadedCell
 from service.model.cell import Cell
@@ -14,8 +15,23 @@ from service.model.repository import Repository
 from service.server import Server
 from tests.harness import WireStream, number, timestep
 from tests.waiting import LONGEST, until
+from tests.zoo import graph, write
 
 RUN_SECONDS = 0.05
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65535))
+"""Of a client whose library takes little of what the client does not read."""
+
+
+def held_models(root: Path) -> Path:
+    """`checker`, the same as `held` with one session a run, and `wide`, whose replies have 8 KiB."""
+    write(root, cells.checker(), name="checker")
+    write(root, cells.checker(), "max_batch: 1\n", name="held")
+    wide = graph(
+        "(float[batch,1] x, float[batch,1] state) => (float[batch,2048] y, float[batch,1] state_out)",
+        "size = Constant<value = int64[2] {1, 2048}>() y = Expand(x, size) state_out = Add(x, state)",
+    )
+    write(root, wide, name="wide")
+    return root
 
 
 class HeldCell(Cell):

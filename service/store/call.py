@@ -18,6 +18,8 @@ PASSING = frozenset(
 )
 """The store says that nothing was executed, for a reason that passes: the item is sent again."""
 SHORT = "short_of_replicas"
+_REPLICATED = (Commit, Close, Claim, Kill)
+"""Items that may ask for replicas of the store."""
 WRITTEN = frozenset((b"OK", b"DUPLICATE", b"CLOSED"))
 """What a caller takes for done: the scripts write before they say so, also where it was done before."""
 
@@ -92,9 +94,6 @@ class Call:
             self._pack(left)
         elif not left:
             self.items = ()
-
-
-_REPLICATED = (Commit, Close, Claim, Kill)
 
 
 def _word(answer: Answer) -> bytes:

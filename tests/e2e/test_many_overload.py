@@ -12,33 +12,20 @@ from google.protobuf.duration_pb2 import Duration
 from prometheus_client import REGISTRY
 
 from cellwire.v1 import cell_service_pb2 as pb
-from models import cells
 from models.cells import checked
 from service.errors import Draining
 from service.server import Server
 from tests.harness import Place, replica
-from tests.held import Held, held_in
+from tests.held import SMALL_WINDOW, Held, held_in, held_models
 from tests.many import WireMany, columns, numbers, output, why
 from tests.waiting import LONGEST, until
-from tests.zoo import graph, write
 
 TOKEN = b"t" * 16
-SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65535))
-"""Of a client whose library takes little of what the client does not read."""
 
 
 @pytest.fixture(scope="module")
 def test_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`checker`, the same as `held` with one session a run, and `wide`, whose replies have 8 KiB."""
-    root = tmp_path_factory.mktemp("many-overload")
-    write(root, cells.checker(), name="checker")
-    write(root, cells.checker(), "max_batch: 1\n", name="held")
-    wide = graph(
-        "(float[batch,1] x, float[batch,1] state) => (float[batch,2048] y, float[batch,1] state_out)",
-        "size = Constant<value = int64[2] {1, 2048}>() y = Expand(x, size) state_out = Add(x, state)",
-    )
-    write(root, wide, name="wide")
-    return root
+    return held_models(tmp_path_factory.mktemp("many-overload"))
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from prometheus_client import REGISTRY
 from cellwire.cli.children import Children
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import cell_service_pb2_grpc
-from models import cells
 from models.cells import checked
 from service import server as server_module
 from service.errors import Draining
@@ -37,29 +36,17 @@ from tests.harness import (
     replica,
     timestep,
 )
-from tests.held import Held, held_in
+from tests.held import SMALL_WINDOW, Held, held_in, held_models
 from tests.hostile import call, seen
 from tests.waiting import LONGEST, until
-from tests.zoo import graph, write
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 TOKEN = b"t" * 16
-SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65535))
-"""Of a client whose library takes little of what the client does not read."""
 
 
 @pytest.fixture(scope="module")
 def test_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`checker`, the same as `held` with one session a run, and `wide`, whose replies have 8 KiB."""
-    root = tmp_path_factory.mktemp("overload")
-    write(root, cells.checker(), name="checker")
-    write(root, cells.checker(), "max_batch: 1\n", name="held")
-    wide = graph(
-        "(float[batch,1] x, float[batch,1] state) => (float[batch,2048] y, float[batch,1] state_out)",
-        "size = Constant<value = int64[2] {1, 2048}>() y = Expand(x, size) state_out = Add(x, state)",
-    )
-    write(root, wide, name="wide")
-    return root
+    return held_models(tmp_path_factory.mktemp("overload"))
 
 
 @pytest.fixture
