@@ -18,6 +18,7 @@ from cellwire.session import Session
 from models.cells import checked
 from service.server import Server
 from tests.harness import Place, ReplicaProcess, number
+from tests.waiting import until
 
 INPUTS = [(31 * n) % 10007 for n in range(1, 201)]
 FRAMES = [number(x) for x in INPUTS]
@@ -148,9 +149,9 @@ async def test_sessions_leave_nothing_behind(replicas: Replicas) -> None:
         before = left()
         await some(client, 1)
         await asyncio.gather(*(some(client, round_) for round_ in range(2, 5)))
-        descriptors, tasks = left()
-        assert descriptors <= before[0]  # fewer, when something of an earlier test is closed meanwhile
-        assert tasks == before[1] == set()
+        assert left()[1] == before[1] == set()
+        # fewer, or one more for a moment, when something of an earlier test is closed or tried again meanwhile
+        await until(lambda: left()[0] <= before[0], "the descriptors are back")
 
 
 async def test_several_timesteps_a_message_give_the_same_numbers(server: Server) -> None:
