@@ -37,8 +37,8 @@ def client_kind(request: pytest.FixtureRequest) -> type[Client]:
 
 @pytest.fixture
 async def client(fakes: tuple[FakeReplica, FakeReplica], client_kind: type[Client]) -> AsyncIterator[Client]:
-    """A client of both, impatient enough for tests."""
-    async with client_kind([fake.target for fake in fakes], reply_timeout=0.3, give_up_after=20.0) as client:
+    """A client of both, impatient enough for tests, and not so much that a busy machine counts as a dead one."""
+    async with client_kind([fake.target for fake in fakes], reply_timeout=2.0, give_up_after=20.0) as client:
         yield client
 
 

@@ -131,7 +131,7 @@ async def test_a_drained_replica_hands_all_sessions_over(replicas: Replicas) -> 
 
 
 async def test_a_replica_that_stands_still_is_left_and_cannot_commit_when_it_goes_on(replicas: Replicas) -> None:
-    async with Client(list(replicas), reply_timeout=0.5) as client, client.many() as many:
+    async with Client(list(replicas), reply_timeout=2.0) as client, client.many() as many:
         await many.open(NAMES, model="checker")
         child = replicas[holder(many)].child
         wake = {900: lambda: child.send_signal(signal.SIGSTOP), 2500: lambda: child.send_signal(signal.SIGCONT)}

@@ -73,7 +73,7 @@ async def test_what_was_asked_for_at_creation_outlives_the_replica(replicas: Rep
 
 
 async def test_a_replica_that_stands_still_is_left_and_cannot_commit_when_it_goes_on(replicas: Replicas) -> None:
-    async with Client(list(replicas), reply_timeout=0.5) as client, client.session("s", model="checker") as session:
+    async with Client(list(replicas), reply_timeout=2.0) as client, client.session("s", model="checker") as session:
         holder = replicas[session.opened.target].child
         wake = {60: lambda: holder.send_signal(signal.SIGSTOP), 150: lambda: holder.send_signal(signal.SIGCONT)}
         assert await follow(session, wake) == right()
