@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from service.errors import Overloaded, Quota
 
@@ -107,8 +108,11 @@ class Admission:
         """`target` and `batch_seconds`, the time of one run of a full batch, are seconds."""
         self._target = max(target, TARGET_RUNS * batch_seconds)
         self._max_batch = max_batch
-        self._rate = rate
+        self.rate = rate
         self._clock = clock
+        self.step = partial(InFlight, self)
+        """A place for one message (priority=0, timesteps=1), to be entered before the state moves and left when that is
+        over. Entering raises Overloaded or Quota; then nothing was counted."""
         within = max_batch * self._target / batch_seconds
         self._floor = max(1.0, min(float(FLOOR_BATCHES * max_batch), within * FLOOR_SHARE))
         self.limit = max(self._floor, within)
@@ -125,13 +129,6 @@ class Admission:
         self._delay_end = clock() + self._window
         self._delay_done = 0
 
-    def step(self, priority: int = 0, timesteps: int = 1) -> "InFlight":
-        """A place for one message, to be entered before the state moves and left when that is over.
-
-        Entering raises Overloaded or Quota; then nothing was counted.
-        """
-        return InFlight(self, priority, timesteps)
-
     def open(self) -> None:
         """Lets a new session in.
 
@@ -142,32 +139,29 @@ class Admission:
         if self.in_flight >= max(1.0, OPEN_SHARE * self.limit):
             raise self._overloaded()
 
-    def check(self, priority: int = 0) -> None:
-        """Counts nothing, so that what would not be admitted need not be looked at closer.
+    def check(self, priority: int = 0) -> float:
+        """Counts nothing, so that what would not be admitted need not be looked at closer: when it looked.
 
         Raises:
             Overloaded: a message of this priority would not be admitted now.
         """
-        self._look(self._clock())
+        now = self._clock()
+        if now >= self._window_end:
+            self._look(now)
         limit = self.limit
         if priority:
             limit *= 1 + PRIORITY_SHARE * max(-PRIORITIES, min(PRIORITIES, priority))
-        if self.in_flight >= max(1.0, limit):
+        if self.in_flight >= limit and self.in_flight >= 1:
             raise self._overloaded()
-
-    def enter(self, priority: int, timesteps: int) -> float:
-        """Counts a message in: when. For InFlight."""
-        self.check(priority)
-        self._rate.take(timesteps)
-        self.in_flight += 1
-        return self._clock()
+        return now
 
     def leave(self, entered: float, timesteps: int, done: bool) -> None:
         """Counts a message out. For InFlight."""
         self.in_flight -= 1
         if done:
             now = self._clock()
-            self._look(now)
+            if now >= self._window_end:
+                self._look(now)
             self._done += 1
             self._delay_done += 1
             self._seconds += (now - entered) / timesteps
@@ -206,13 +200,15 @@ class InFlight:
 
     __slots__ = ("_admission", "_entered", "_priority", "_timesteps")
 
-    def __init__(self, admission: Admission, priority: int, timesteps: int) -> None:
+    def __init__(self, admission: Admission, priority: int = 0, timesteps: int = 1) -> None:
         self._admission = admission
         self._priority = priority
         self._timesteps = timesteps
 
     def __enter__(self) -> None:
-        self._entered = self._admission.enter(self._priority, self._timesteps)
+        self._entered = self._admission.check(self._priority)
+        self._admission.rate.take(self._timesteps)
+        self._admission.in_flight += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._admission.leave(self._entered, self._timesteps, done=kind is None)

@@ -48,16 +48,21 @@ class Batcher(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | CellwireError]]],
         max_items: int,
         max_cost: float = inf,
-        cost: Callable[[Item], float] = lambda item: 0.0,
+        cost: Callable[[Item], float] | None = None,
+        linger_turns: int = LINGER_TURNS,
     ) -> None:
+        """`cost`: None if items cost nothing. `linger_turns`: so many turns of the event loop at most are waited for
+        more, which is of no use where a batch's items come at once."""
         self._run = run
         self._max_items = max_items
         self._max_cost = max_cost
         self._cost = cost
+        self._linger_turns = linger_turns
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self.oldest_wait = 0.0
         """Seconds that the oldest item of the running batch had waited."""
-        self._arrived = asyncio.Event()
+        self._idle: asyncio.Future[None] | None = None
+        """Of the loop that waits for an item."""
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._loop: asyncio.Task[None] | None = None
 
@@ -88,15 +93,20 @@ class Batcher(Generic[Item, Result]):
             waiter.set_exception(_stopped())
             return
         # Costed here: an item that cannot be is its submitter's error and not the loop's.
-        waiting = (item, waiter, self._cost(item), time.monotonic(), deadline)
-        if not self._waiting:
-            self._arrived.set()
-        self._waiting.append(waiting)
+        cost = 0.0 if self._cost is None else self._cost(item)
+        self._waiting.append((item, waiter, cost, time.monotonic(), deadline))
+        if self._idle is not None:
+            idle, self._idle = self._idle, None
+            if not idle.done():
+                idle.set_result(None)
 
     async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                await self._arrived.wait()
+                if not self._waiting:
+                    self._idle = loop.create_future()
+                    await self._idle
                 await self._gather()
                 batch = self._take()
                 if batch:
@@ -105,9 +115,10 @@ class Batcher(Generic[Item, Result]):
             self._fail_waiting()
 
     async def _gather(self) -> None:
-        """Lets the event loop hand over what it already holds, as long as each turn brings something new."""
-        before = 0
-        for _ in range(LINGER_TURNS):
+        """Lets the event loop hand over what it already holds, as long as each turn brings something new. What came
+        alone was followed by nothing for a turn, the one in which this was woken."""
+        before = 1
+        for _ in range(self._linger_turns):
             if before == len(self._waiting) or len(self._waiting) >= self._max_items:
                 return
             before = len(self._waiting)
@@ -129,16 +140,14 @@ class Batcher(Generic[Item, Result]):
                 break
             self._waiting.popleft()
             batch.append(waiting)
-        if not self._waiting:
-            self._arrived.clear()
         if batch:
             self.oldest_wait = now - batch[0][3]
         return batch
 
     async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
-        waiters = [waiter for _, waiter, *_ in batch]
+        items, waiters, *_ = zip(*batch, strict=True)
         try:
-            results = await self._run([item for item, *_ in batch])
+            results = await self._run(items)
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")
         except CellwireError as error:

@@ -19,7 +19,7 @@ from cellwire.v1 import cell_service_pb2 as cell_pb
 from cellwire.v1 import resume_pb2, tensor_pb2
 from service.errors import CellwireError, OpenExpected, Quota
 from service.tensors import decode_tensors, invalid, tag, varint
-from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, Mode, ModelSpec, ResumePoint, Row, Timestep
+from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, Mode, ModelSpec, ResumePoint, Row, Timestep, maker
 
 DOMAIN = "cellwire"
 SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -44,6 +44,7 @@ class Unreadable:
 
 
 UNREADABLE = Unreadable()
+_timestep = maker(Timestep)
 
 
 def reader(parse: Callable[[bytes], _Message]) -> Callable[[bytes], _Message | Unreadable]:
@@ -204,7 +205,7 @@ def decode_timestep(
         raise invalid("timesteps", f"the last step at most {MAX_STEP}")
     deadline = received + decode_timeout("timeout", message.timeout) if message.HasField("timeout") else inf
     rows = decode_tensors("inputs", spec.inputs, message.inputs, timesteps)
-    return Timestep(step, timesteps, rows, deadline, message.priority)
+    return _timestep((step, timesteps, rows, deadline, message.priority))
 
 
 def decode_timeout(field: str, message: Duration) -> float:

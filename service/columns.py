@@ -5,7 +5,6 @@ is raised; what is wrong with one row stands in its place, and the other rows ca
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import repeat
 from math import inf
 
@@ -13,7 +12,7 @@ from cellwire.v1 import cell_service_pb2 as pb
 from service.codec import Reply, decode_timeout
 from service.errors import InvalidInput
 from service.tensors import WIRE_TYPES, OutputsEncoder, check_values, invalid
-from service.values import MAX_STEP, InputSpec, ModelSpec, Timestep
+from service.values import MAX_STEP, InputSpec, ModelSpec, Timestep, maker
 
 
 def decode_columns(
@@ -38,8 +37,7 @@ def decode_columns(
     rows = zip(*map(_cut, spec.inputs, columns), strict=True)
     spans = zip(*[rows] * max(1, timesteps), strict=True)  # of one iterator with itself: groups of T
     fields = zip(message.steps, repeat(timesteps), spans, repeat(deadline), repeat(message.priority), strict=False)
-    # as Timestep(...), which is not written in C: this is done for each handle
-    decoded: list[Timestep | InvalidInput] = [*map(partial(tuple.__new__, Timestep), fields)]
+    decoded: list[Timestep | InvalidInput] = [*map(maker(Timestep), fields)]
     for tensor, column in zip(spec.inputs, columns, strict=True):
         for at, fault in _faults(tensor, column, count):
             decoded[at] = fault

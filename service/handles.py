@@ -115,7 +115,8 @@ class Handle(Recipient):
             self._reply(answer, self._received)
         else:
             self._refuse(answer)
-        self._turn()
+        if self._waiting or (self.session and self.session.ended):
+            self._turn()
 
     def closed(self, step: int) -> None:
         """The close in hand was done, at this step."""

@@ -162,21 +162,22 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         step = 0
         try:
             request = decode_stream(message)
-            match request.WhichOneof("kind"):
-                case "timestep":
-                    received = time.monotonic()
-                    step = request.timestep.step
-                    if session.follows(step):
-                        if stream.welcome.is_early(request.timestep.priority, received):
-                            await stream.hold_back(request.timestep, received)
-                        session.cell.admission.check(request.timestep.priority)
-                    reply = await session.step(self._timestep(request.timestep, session, received))
-                    metrics.STEP_SECONDS.observe(time.monotonic() - received)
-                    failpoints.hit("before_encode")
-                    return encode_reply(reply)
-                case "close":
-                    step = request.close.step
-                    return pb.StreamResponse(closed=pb.Closed(step=await close(session, request.close)))
+            kind = request.WhichOneof("kind")
+            if kind == "timestep":
+                received = time.monotonic()
+                timestep = request.timestep
+                step = timestep.step
+                if session.follows(step):
+                    if stream.welcome.is_early(timestep.priority, received):
+                        await stream.hold_back(timestep, received)
+                    session.cell.admission.check(timestep.priority)
+                reply = await session.step(self._timestep(timestep, session, received))
+                metrics.STEP_SECONDS.observe(time.monotonic() - received)
+                failpoints.hit("before_encode")
+                return encode_reply(reply)
+            if kind == "close":
+                step = request.close.step
+                return pb.StreamResponse(closed=pb.Closed(step=await close(session, request.close)))
             raise AlreadyOpen("a stream opens one session, once")
         except CellwireError as error:
             if error.ends_stream:

@@ -44,10 +44,12 @@ from service.store.records import (
 from service.store.scripts import Close, Commit, Granted, Heartbeat, Owner
 from service.store.store import Write
 from service.tail import Tail, TailTerms
-from service.values import CellWork, Checkpoint, ModelSpec, Row, Timestep, chain
+from service.values import CellWork, Checkpoint, ModelSpec, Timestep, chain, maker
 from service.way import Stop, Way
 
 logger = structlog.get_logger(__name__)
+
+_cell_work, _record, _commit, _reply = maker(CellWork), maker(Record), maker(Commit), maker(Reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ class Session:
         self._terms = terms
         self._writes = writes
         self._encode = cell.encoder(self.options.outputs)
+        self._has_time_axis = cell.spec.time_axis is not None
+        """One run takes all timesteps of a message."""
         self._loop = asyncio.get_running_loop()
         at = Checkpoint(granted.step, granted.h)
         self.tail = Tail(terms.tail, at, self._write, self.lose) if write_behind else None
@@ -161,17 +165,16 @@ class Session:
             if self.tail and not self.tail.has_room(len(rows)):
                 yield self.tail, len(rows), inf
             failpoints.hit("before_run")
-            result = yield (
-                self.cell.batcher,
-                CellWork(self.state, self._at_once(rows), self.options.constants),
-                timestep.deadline,
-            )
-            state, outputs = result.state, result.rows
-            for row in rows[len(outputs) :]:  # it is being run: no deadline now
-                result = yield self.cell.batcher, CellWork(state, (row,), self.options.constants), inf
-                state, outputs = result.state, outputs + result.rows
+            at_once = rows if self._has_time_axis else rows[:1]
+            work = _cell_work((self.state, at_once, self.options.constants))
+            state, outputs = yield self.cell.batcher, work, timestep.deadline
+            for row in rows[len(at_once) :]:  # it is being run: no deadline now
+                work = _cell_work((state, (row,), self.options.constants))
+                state, output = yield self.cell.batcher, work, inf
+                outputs += output
             failpoints.hit("after_run")
-            record = Record(first, last, self.h, h, timestep.timesteps, self._encode(timestep.timesteps, outputs))
+            timesteps = timestep.timesteps
+            record = _record((first, last, self.h, h, timesteps, self._encode(timesteps, outputs)))
             # 3
             if self.tail:
                 if self.ended:
@@ -179,7 +182,7 @@ class Session:
                 self.tail.add(record, state)
                 degraded = self.tail.degraded
             else:
-                commit = self._commit(Checkpoint(self.step_number, self.h), (record,), state, lease_ms)
+                commit = self._commit(self.step_number, self.h, (record,), state, lease_ms)
                 try:
                     degraded = (yield self._writes, commit, inf).degraded
                 except StoreFull:
@@ -191,31 +194,32 @@ class Session:
             # 4
             self.step_number, self.h, self.state = last, h, state
             self.ring.append(record)
-            return self._reply(record, degraded=degraded)
-
-    def _at_once(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
-        """The timesteps of a message that one run takes: all of them where the graph has a time axis."""
-        return rows if self.cell.spec.time_axis is not None else rows[:1]
+            return self._reply(record, False, degraded)
 
     def _write(self, at: Checkpoint, records: tuple[Record, ...], state: bytes) -> "asyncio.Future[Written]":
         """Sends the commit of the tail."""
-        return self._writes.submit(self._commit(at, records, state, None))
+        return self._writes.submit(self._commit(at.step, at.h, records, state, None))
 
-    def _commit(self, at: Checkpoint, records: tuple[Record, ...], state: bytes, lease_ms: int | None) -> Commit:
-        """Of messages that follow the checkpoint `at`, with the state after the last of them; it is sent now."""
+    def _commit(
+        self, n_from: int, h_from: bytes, records: tuple[Record, ...], state: bytes, lease_ms: int | None
+    ) -> Commit:
+        """Of messages that follow this step and digest, with the state after the last of them; it is sent now."""
         self.last_write = time.monotonic()
-        return Commit(
-            self.owner,
-            at.step,
-            at.h,
-            records[-1].last,
-            records[-1].h_after,
-            encode_state(self.cell.spec, state),
-            tuple(map(encode_record, records)),
-            self.ttl_ms,
-            self._terms.lease if lease_ms is None else lease_ms,
-            self._terms.ring,
-            self.replicas,
+        last = records[-1]
+        return _commit(
+            (
+                self.owner,
+                n_from,
+                h_from,
+                last.last,
+                last.h_after,
+                encode_state(self.cell.spec, state),
+                tuple([encode_record(record) for record in records]),
+                self.ttl_ms,
+                self._terms.lease if lease_ms is None else lease_ms,
+                self._terms.ring,
+                self.replicas,
+            )
         )
 
     def _digest(self, h: bytes, timestep: Timestep) -> bytes:
@@ -253,16 +257,8 @@ class Session:
         return [self._reply(record, replayed=True) for record in records]
 
     def _reply(self, record: Record, replayed: bool = False, degraded: bool = False) -> Reply:
-        return Reply(
-            record.last,
-            record.h_after,
-            self.owner.epoch,
-            self.durable_step,
-            record.timesteps,
-            record.outputs,
-            replayed,
-            degraded,
-        )
+        _, last, _, h, timesteps, outputs = record
+        return _reply((last, h, self.owner.epoch, self.durable_step, timesteps, outputs, replayed, degraded))
 
     @property
     def durable_step(self) -> int:

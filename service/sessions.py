@@ -60,7 +60,7 @@ class Sessions:
         ]
         """One a lane, as of the writes: a primary that is away stops no other's sessions."""
         self.writes: list[Batcher[Write, Written]] = [
-            Batcher(partial(store.write_batch, lane), max_commits, max_commit_bytes, _write_bytes)
+            Batcher(partial(store.write_batch, lane), max_commits, max_commit_bytes, _write_bytes, linger_turns=0)
             for lane in range(store.lanes)
         ]
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -265,4 +265,6 @@ class Sessions:
 
 
 def _write_bytes(write: Write) -> float:
-    return len(write.state) + sum(map(len, write.records)) if isinstance(write, Commit) else 0
+    if not isinstance(write, Commit):
+        return 0
+    return len(write.state) + (len(write.records[0]) if len(write.records) == 1 else sum(map(len, write.records)))

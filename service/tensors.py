@@ -4,7 +4,7 @@ Knows the message types of tensors and the ModelSpec. What `decode_tensors` retu
 the shape, the length and the range that the model declares.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -42,11 +42,11 @@ def decode_tensors(
     field: str, specs: Sequence[InputSpec], tensors: Sequence[tensor_pb2.Tensor], timesteps: int
 ) -> tuple[Row, ...]:
     """One Row a timestep: each tensor checked against its spec."""
-    if len(tensors) == 1 and len(specs) == 1 and tensors[0].name in ("", specs[0].name):
-        ordered: Iterable[tensor_pb2.Tensor] = tensors
+    if len(tensors) == 1 == len(specs) and tensors[0].name in ("", specs[0].name):
+        columns = [_checked(field, specs[0], tensors[0], timesteps)]
     else:
         ordered = _in_order(field, specs, tensors)
-    columns = [_checked(field, spec, tensor, timesteps) for spec, tensor in zip(specs, ordered, strict=True)]
+        columns = [_checked(field, spec, tensor, timesteps) for spec, tensor in zip(specs, ordered, strict=True)]
     if timesteps == 0:
         return (tuple(columns),)
     return tuple(
@@ -114,8 +114,13 @@ def check_values(field: str, spec: InputSpec, data: bytes) -> None:
             raise invalid(f"{field}.{spec.name}.data", f"integers from {low} to {high}")
 
 
+_SHORT_VARINTS = [bytes((value,)) for value in range(0x80)]
+
+
 def varint(value: int) -> bytes:
     """Protobuf's base-128 form of a length or a tag."""
+    if value < len(_SHORT_VARINTS):
+        return _SHORT_VARINTS[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -146,7 +151,7 @@ class OutputsEncoder:
         parts = []
         for (at, _), head in zip(self._chosen, self._heads_of(timesteps), strict=True):
             parts.append(head)
-            parts += [row[at] for row in rows]
+            parts.extend([row[at] for row in rows])
         return b"".join(parts)
 
     @property

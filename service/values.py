@@ -5,11 +5,12 @@ little-endian bytes of one timestep of one session; shapes and dtypes stand once
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from math import inf, prod
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,14 @@ MAX_STEP = 2**53 - 1
 """Steps are compared in Lua, whose numbers are doubles."""
 
 ZERO_DIGEST = bytes(DIGEST_BYTES)
+
+Named = TypeVar("Named", bound=tuple[Any, ...])
+
+
+def maker(kind: type[Named]) -> Callable[[Iterable[Any]], Named]:
+    """Makes a NamedTuple of all its fields in their order, for what is made several times a timestep: calling the class
+    goes through a function in Python, which takes longer than the tuple."""
+    return partial(tuple.__new__, kind)
 
 
 @dataclass(frozen=True, slots=True)

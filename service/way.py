@@ -28,7 +28,7 @@ class Way(Generic[Result]):
     def __init__(self, stops: Generator[Stop, Any, Result], arrived: Callable[[Result | BaseException], None]) -> None:
         self._stops: Generator[Stop, Any, Result] | None = stops
         self._arrived = arrived
-        self._go_on(stops.send, None)
+        self.set_result(None)
 
     def done(self) -> bool:
         """Nobody waits any more."""
@@ -36,13 +36,31 @@ class Way(Generic[Result]):
 
     def set_result(self, result: object) -> None:
         """The answer of the place where it waits."""
-        if self._stops is not None:
-            self._go_on(self._stops.send, result)
+        stops = self._stops
+        if stops is None:
+            return
+        try:
+            place, item, deadline = stops.send(result)
+            place.put(item, self, deadline)
+        except StopIteration as end:
+            self._stops = None
+            self._arrived(end.value)
+        except BaseException as error:
+            self._fail(error)
 
     def set_exception(self, error: BaseException) -> None:
         """The same, when there is none."""
-        if self._stops is not None:
-            self._go_on(self._stops.throw, error)
+        stops = self._stops
+        if stops is None:
+            return
+        try:
+            place, item, deadline = stops.throw(error)
+            place.put(item, self, deadline)
+        except StopIteration as end:
+            self._stops = None
+            self._arrived(end.value)
+        except BaseException as failure:
+            self._fail(failure)
 
     def leave(self) -> None:
         """Ends it where it waits: the generator is closed, and nobody is told."""
@@ -50,13 +68,6 @@ class Way(Generic[Result]):
             stops, self._stops = self._stops, None
             stops.close()
 
-    def _go_on(self, resume: Callable[[Any], Stop], answer: object) -> None:
-        try:
-            place, item, deadline = resume(answer)
-            place.put(item, self, deadline)
-        except StopIteration as end:
-            self._stops = None
-            self._arrived(end.value)
-        except BaseException as error:
-            self.leave()
-            self._arrived(error)
+    def _fail(self, error: BaseException) -> None:
+        self.leave()
+        self._arrived(error)

@@ -16,10 +16,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from service.errors import CellwireError, NonFinite
 from service.model.device import Host
 from service.model.layout import Array, Layout, Tensors, raw, state_row
-from service.values import CellResult, CellWork, InputSpec, ModelSpec
+from service.values import CellResult, CellWork, InputSpec, ModelSpec, maker
 
-_result = partial(tuple.__new__, CellResult)
-"""A CellResult of a pair, without the Python function that calling the class goes through."""
+_result = maker(CellResult)
 
 
 class Call:
@@ -82,7 +81,7 @@ class Call:
         results: list[CellResult | CellwireError] = list(map(_result, pairs))
         for numbers, finite in self._watched:
             np.isfinite(numbers, out=finite)
-        if np.count_nonzero(self._finite) != len(self._finite):
+        if b"\0" in self._finite.tobytes():  # the fastest way to ask whether all are
             for at in self._poisoned():
                 results[at] = NonFinite("the model gave a number that is not finite")
         return results

@@ -1,7 +1,9 @@
 """One call of a script for a batch of items, until each of them has its answer. Knows no connection."""
 
 import secrets
+import struct
 from collections.abc import Sequence
+from itertools import count
 from typing import NamedTuple
 
 from redis.exceptions import ResponseError
@@ -9,8 +11,9 @@ from redis.exceptions import ResponseError
 from service import metrics
 from service.errors import StoreUnavailable
 from service.store.endpoint import Node
+from service.store.exchange import Command
 from service.store.scripts import Claim, Close, Commit, Item, Kill, Script, arguments
-from service.store.wire import Command
+from service.values import maker
 
 Answer = bytes | list[bytes]
 PASSING = frozenset(
@@ -38,6 +41,12 @@ class Told(NamedTuple):
     """It was sent before, and what became of that is not known: the answer may be that to a second execution."""
 
 
+_told = maker(Told)
+_TAG = struct.Struct("<Q")
+_tags = count(secrets.randbits(63))
+"""What each call bears and its answer echoes: no other call of this process has it, nor of another but by chance."""
+
+
 class Call:
     """One EVALSHA, until all its items have their answers."""
 
@@ -56,11 +65,11 @@ class Call:
 
     def _pack(self, items: Sequence[tuple[int, Item]]) -> None:
         self.items = items
-        self.tag = secrets.token_bytes(8)
+        self.tag = _TAG.pack(next(_tags))
         keys = [item.key for _, item in items]
         packed = arguments([item for _, item in items])
         self.command: Command = (b"EVALSHA", self.script.sha, len(keys), *keys, self.tag, *packed)
-        self.replicas = max(_replicas(item) for _, item in items)
+        self.replicas = max([_replicas(item) for _, item in items])
 
     def is_answered_by(self, answer: object) -> bool:
         """Whether it is an answer to this call: one that echoes it, or a refusal, which has no echo."""
@@ -78,9 +87,8 @@ class Call:
         left: list[tuple[int, Item]] = []
         self.fault, any_short = None, False
         for (place, item), result in zip(self.items, results, strict=True):
-            word = _word(result)
-            short = self.replicas > replicas and _replicas(item) > replicas and word in WRITTEN
-            if word == b"ERROR" and isinstance(result, bytes) and result[6:] in PASSING:
+            short = self.replicas > replicas and _replicas(item) > replicas and _word(result) in WRITTEN
+            if isinstance(result, bytes) and result[:6] == b"ERROR " and result[6:] in PASSING:
                 self.fail(result[6:].decode())
                 left.append((place, item))
             elif short and not degrade:
@@ -88,7 +96,7 @@ class Call:
                 any_short = True  # and yet the primary has executed it
                 left.append((place, item))
             else:
-                self.told[place] = Told(result, short, self.in_doubt)
+                self.told[place] = _told((result, short, self.in_doubt))
         self.in_doubt |= any_short
         if left and len(left) < len(self.items):
             self._pack(left)

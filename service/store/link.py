@@ -18,9 +18,10 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, Re
 from service import failpoints, metrics
 from service.store.call import SHORT, Call, Told, Unanswered
 from service.store.endpoint import Node
+from service.store.exchange import Command, nothing
 from service.store.scripts import COMMIT, Item, Script
 from service.store.topology import PRIMARY, NoPrimary, Topology
-from service.store.wire import FAULTS, Command, Send, Wire, ask
+from service.store.wire import FAULTS, Send, Wire, ask
 
 logger = structlog.get_logger(__name__)
 
@@ -35,6 +36,10 @@ DENIED = frozenset(("AuthenticationError", "NoPermissionError", "NOAUTH", "NOPER
 
 class WrongAnswer(RedisError):
     """The answer is not that of the call: the connection is out of step."""
+
+
+def _after_send() -> None:
+    failpoints.hit("after_send")
 
 
 async def _ask_nothing(_: Node, __: Send) -> None:
@@ -65,8 +70,7 @@ class Link:
             RedisError, OSError, TimeoutError: one has none, or a refusal.
         """
         try:
-            async with asyncio.timeout(2 * self._topology.timeout):
-                answers = await self._wire(node).exchange(commands)
+            answers = await self._wire(node).exchange(commands, time.monotonic() + 2 * self._topology.timeout)
             for answer in answers:
                 if isinstance(answer, ResponseError):
                     raise answer
@@ -95,18 +99,21 @@ class Link:
         pause, redirects, warned = FIRST_PAUSE, 0, False
         while calls:
             await self._round(calls, max(FIRST_PAUSE, deadline - time.monotonic()))
+            unanswered: list[Call] = []
+            for call in calls:
+                told |= call.told
+                if call.items:
+                    unanswered.append(call)
+                else:
+                    self._gave_up.discard(call.node)
+            if not unanswered:
+                break
             late = time.monotonic() + pause > deadline
             again: list[Call] = []
             lost: list[Call] = []
-            for call in calls:
-                told |= call.told
-                if not call.items:
-                    self._gave_up.discard(call.node)
-                elif late or (call.fault and call.node in self._gave_up):
-                    lost.append(call)
-                else:
-                    again.append(call)
-            if not warned and any(call.fault in DENIED for call in calls):
+            for call in unanswered:
+                (lost if late or (call.fault and call.node in self._gave_up) else again).append(call)
+            if not warned and any(call.fault in DENIED for call in unanswered):
                 warned = True
                 logger.warning("store.denied", script=script.name)
             if lost:
@@ -146,8 +153,7 @@ class Link:
     async def _deliver(self, node: Node, calls: Sequence[Call], left: float) -> None:
         """Sends calls to a primary; each then has answers, a fault, or another place to go to."""
         try:
-            async with asyncio.timeout(min(2 * self._topology.timeout, left)):
-                await self._exchange(node, calls)
+            await self._exchange(node, calls, time.monotonic() + min(2 * self._topology.timeout, left))
         except FAULTS as error:
             for call in calls:
                 if call.items:
@@ -155,10 +161,12 @@ class Link:
                     call.fail(type(error).__name__)
             self._topology.doubt()
             return
-        if any(call.fault and call.fault != SHORT for call in calls):
-            await self.leave(node)
+        for call in calls:
+            if call.fault and call.fault != SHORT:
+                await self.leave(node)
+                return
 
-    async def _exchange(self, node: Node, calls: Sequence[Call], load: bool = False) -> None:
+    async def _exchange(self, node: Node, calls: Sequence[Call], deadline: float, load: bool = False) -> None:
         """One write with the calls, and WAIT behind them where replicas are asked for: it looks only at what its own
         connection wrote last."""
         commands: list[Command] = [(b"SCRIPT", b"LOAD", calls[0].script.source)] if load else []
@@ -168,7 +176,7 @@ class Link:
                 commands.append((b"ASKING",))
             at.append(len(commands))
             commands.append(call.command)
-        replicas = max(call.replicas for call in calls)
+        replicas = max([call.replicas for call in calls])
         if replicas:
             commands.append((b"WAIT", replicas, max(1, round(self._topology.timeout * 1000 * WAIT_SHARE))))
 
@@ -178,11 +186,11 @@ class Link:
                     metrics.STORE_ERRORS.labels("wrong_answer").inc()
                     raise WrongAnswer("the answer does not echo the call")
 
+        sent = nothing
         if calls[0].script is COMMIT:
             failpoints.hit("before_send")
-            answers = await self._wire(node).exchange(commands, check, lambda: failpoints.hit("after_send"))
-        else:
-            answers = await self._wire(node).exchange(commands, check)
+            sent = _after_send
+        answers = await self._wire(node).exchange(commands, deadline, check, sent)
         holding = answers[-1] if replicas and isinstance(answers[-1], int) else 0
         unloaded: list[Call] = []
         for call, index in zip(calls, at, strict=True):
@@ -191,14 +199,14 @@ class Link:
                 unloaded.append(call)
                 continue
             call.ask_at = None
-            if isinstance(answer, AskError):  # MOVED is one too
-                self._redirect(call, answer)
-            elif isinstance(answer, ResponseError):
-                call.fail(type(answer).__name__)
-            elif isinstance(answer, list):
+            if isinstance(answer, list):
                 call.take(answer[1:], holding, self._degrade)
+            elif isinstance(answer, AskError):  # MOVED is one too
+                self._redirect(call, answer)
+            else:
+                call.fail(type(answer).__name__)
         if unloaded:
-            await self._exchange(node, unloaded, load=True)
+            await self._exchange(node, unloaded, deadline, load=True)
 
     def _redirect(self, call: Call, told: AskError) -> None:
         """A node that does not know its own name says none: it is the one that was asked."""
@@ -211,9 +219,10 @@ class Link:
             call.ask_at = node
 
     def _wire(self, node: Node) -> Wire:
-        if node not in self._wires:
-            self._wires[node] = Wire(lambda: self._open(node))
-        return self._wires[node]
+        wire = self._wires.get(node)
+        if wire is None:
+            wire = self._wires[node] = Wire(lambda: self._open(node))
+        return wire
 
     async def _open(self, node: Node) -> AbstractConnection:
         connection = await self._topology.open(node, self._name)

@@ -21,6 +21,7 @@ from service.store.scripts import (
     peek_answer,
     stored,
 )
+from service.values import maker
 
 logger = structlog.get_logger(__name__)
 
@@ -32,6 +33,9 @@ class Written(NamedTuple):
     """Where the session stands."""
     degraded: bool = False
     """Fewer replicas of the store hold it than were asked for."""
+
+
+_written = maker(Written)
 
 
 class ClaimLost(errors.StoreUnavailable):
@@ -119,8 +123,8 @@ def written(owner: Owner, told: Told | Unanswered) -> Written | CellwireError:
         return told
     answer = told.answer
     try:
-        if isinstance(answer, bytes) and answer.startswith(b"OK "):  # nearly always
-            return Written(stored(answer[3:]), told.degraded)
+        if isinstance(answer, bytes) and answer[:3] == b"OK ":  # nearly always
+            return _written((stored(answer[3:]), told.degraded))
         outcome = _outcome(owner, told)
     except ValueError:
         outcome = _unreadable()

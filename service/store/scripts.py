@@ -84,10 +84,10 @@ class Commit(NamedTuple):
 
     def pack(self) -> bytes:
         """As commit.lua unpacks it: without its state and records."""
-        owner = self.owner
-        times = self.ttl_ms, self.lease_ms, self.ring, len(self.records)
-        head = _COMMIT.pack(owner.incarnation, owner.nonce, self.h_from, self.h_to, *times)
-        return head + _number(owner.epoch) + _number(self.n_from) + _number(self.n_to)
+        (_, incarnation, nonce, epoch), n_from, h_from, n_to, h_to, _, records, ttl_ms, lease_ms, ring, _ = self
+        head = _COMMIT.pack(incarnation, nonce, h_from, h_to, ttl_ms, lease_ms, ring, len(records))
+        e, n, m = b"%d" % epoch, b"%d" % n_from, b"%d" % n_to
+        return b"%b%c%b%c%b%c%b" % (head, len(e), e, len(n), n, len(m), m)  # as _number: three a timestep
 
 
 class Heartbeat(NamedTuple):

@@ -18,6 +18,7 @@ from service import errors, metrics
 from service.errors import CellwireError
 from service.store.call import Told, Unanswered
 from service.store.endpoint import Node
+from service.store.exchange import Command
 from service.store.keys import session_key, session_of
 from service.store.link import Link, WrongAnswer
 from service.store.outcome import Written, claimed, killed, peeked, written
@@ -42,7 +43,7 @@ from service.store.scripts import (
     Seen,
 )
 from service.store.topology import Topology
-from service.store.wire import FAULTS, Command, Send
+from service.store.wire import FAULTS, Send
 
 logger = structlog.get_logger(__name__)
 
@@ -160,6 +161,8 @@ class Store:
                 metrics.COMMIT_SIZE.observe(len(chosen))
             for item, answer in zip(chosen, answers, strict=True):
                 results[id(item)] = written(item.owner, answer)
+            if len(results) == len(items):  # nearly always after the commits
+                break
         return [results[id(item)] for item in items]
 
     async def heartbeat_batch(self, items: Sequence[Heartbeat]) -> list[int | CellwireError]:

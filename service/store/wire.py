@@ -1,6 +1,7 @@
 """One connection to one server: commands out in one write, their answers in. It tries nothing again."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -9,8 +10,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from service import tasks
+from service.store.exchange import Command, Exchange, nothing
 
-Command = Sequence[bytes | int]
 Send = Callable[[Command], Awaitable[object]]
 Question = TypeVar("Question")
 Result = TypeVar("Result")
@@ -33,42 +34,20 @@ async def connect(connection: AbstractConnection) -> AbstractConnection:
     return connection
 
 
-async def converse(
-    connection: AbstractConnection, commands: Sequence[Command], sent: Callable[[], None] = lambda: None
-) -> list[object]:
-    """The answers to commands that go out in one write. A refusal is an answer: a ResponseError as value.
-    `sent` is called in between; what it raises is as a fault of the connection.
+async def ask(connection: AbstractConnection, *command: bytes | int) -> object:
+    """The answer to one command on a connection that is not in use yet.
 
     Raises:
-        RedisError, OSError, TimeoutError: some answers did not come; the connection is closed, as after any error.
+        RedisError, OSError, TimeoutError: none came, or a refusal; the connection is closed.
     """
     try:
-        packed = [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]  # its stub: of one
-        await connection.send_packed_command(packed)
-        sent()
-        return [await _answer(connection) for _ in commands]
+        await connection.send_packed_command([pack_command(command)])  # type: ignore[arg-type]  # its stub: of one
+        return await connection.read_response()
+    except ResponseError:
+        raise
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-
-
-async def _answer(connection: AbstractConnection) -> object:
-    try:
-        return await connection.read_response()
-    except ResponseError as refusal:
-        return refusal
-
-
-async def ask(connection: AbstractConnection, *command: bytes | int) -> object:
-    """The answer to one command.
-
-    Raises:
-        RedisError, OSError, TimeoutError: none came, or a refusal.
-    """
-    (answer,) = await converse(connection, [command])
-    if isinstance(answer, ResponseError):
-        raise answer
-    return answer
 
 
 async def first(
@@ -98,26 +77,39 @@ class Wire:
 
     def __init__(self, open_: Callable[[], Awaitable[AbstractConnection]]) -> None:
         self._open = open_
-        self._connection: AbstractConnection | None = None
+        self._exchange: Exchange | None = None
         self._busy = asyncio.Lock()
 
     async def exchange(
         self,
         commands: Sequence[Command],
+        deadline: float,
         check: Callable[[list[object]], None] = lambda answers: None,
-        sent: Callable[[], None] = lambda: None,
+        sent: Callable[[], None] = nothing,
     ) -> list[object]:
-        """As `converse`. What `check` raises closes the connection, too."""
-        async with self._busy:
-            if self._connection is None:
-                self._connection = await self._open()
-            try:
-                answers = await converse(self._connection, commands, sent)
-                check(answers)
-            except BaseException:
-                await self._close()
-                raise
-            return answers
+        """The answers to commands that go out in one write, until the monotonic deadline. A refusal is an answer: a
+        ResponseError as value. `sent` is called in between; what it or `check` raises closes the connection, too.
+
+        Raises:
+            RedisError, OSError, TimeoutError: some answers did not come; the connection is closed, as after any error.
+        """
+        if self._exchange is None or self._busy.locked():  # a timer costs as much as an answer
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._busy.acquire()
+        else:
+            await self._busy.acquire()
+        try:
+            if self._exchange is None:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    self._exchange = Exchange(await self._open())
+            answers = await self._exchange.converse(commands, deadline, sent)
+            check(answers)
+        except BaseException:
+            await self._close()
+            raise
+        finally:
+            self._busy.release()
+        return answers
 
     async def close(self) -> None:
         """Closes the connection, not amid an exchange; the next exchange opens another."""
@@ -125,6 +117,6 @@ class Wire:
             await self._close()
 
     async def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            await exchange.close()
