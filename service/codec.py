@@ -59,6 +59,9 @@ def reader(parse: Callable[[bytes], _Message]) -> Callable[[bytes], _Message | U
     return read
 
 
+read_stream = reader(cell_pb.StreamRequest.FromString)
+
+
 def readable(message: object) -> None:
     """Refuses a message that could not be parsed."""
     if message is UNREADABLE:

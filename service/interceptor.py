@@ -23,6 +23,9 @@ from service.errors import CellwireError, SlowConsumer, internal_error
 
 logger = structlog.get_logger(__name__)
 
+READ_LATER = frozenset(("/cellwire.v1.CellService/Stream",))
+"""Methods that take the bytes of their messages, and parse them where many are at hand."""
+
 Context = Any
 """grpc.aio.ServicerContext, which is generic in types that nothing here needs."""
 
@@ -108,7 +111,7 @@ def _guard(handler: Any, method: str, live: set[_Answering]) -> grpc.RpcMethodHa
         name,
     )
     received, sent = metrics.MESSAGES.received, metrics.MESSAGES.sent
-    read = reader(handler.request_deserializer)
+    read = bytes if method in READ_LATER else reader(handler.request_deserializer)
 
     def deserialise(raw: bytes) -> object:
         received[labels] += 1

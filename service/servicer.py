@@ -4,76 +4,37 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, aclosing, suppress
-from math import inf
 from typing import Any
 
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import cell_service_pb2_grpc
-from service import failpoints, metrics
+from service import failpoints
 from service.admission import Cap
 from service.calls import Calls
 from service.codec import (
     Unreadable,
     decode_open,
-    decode_stream,
     decode_timestep,
     encode_notice,
-    encode_refused,
     encode_reply,
     encode_status,
     first_message,
+    read_stream,
     reply_message,
 )
-from service.errors import AlreadyOpen, CellwireError, Draining, Overloaded
+from service.errors import AlreadyOpen, CellwireError, Draining
 from service.many import ManyStream
 from service.openings import close, opened_message
 from service.session import Session
 from service.sessions import Sessions
+from service.stream import LiveStream
 from service.tensors import invalid
+from service.turn import Turn
 from service.values import Timestep
-from service.welcome import Welcome
 
 HEAR_OUT_SECONDS = 1.0
 LONGEST_CALL = 10.0
 """Seconds that a unary call without a deadline may wait for its session."""
-
-
-class LiveStream:
-    """One stream of the service, which may be ended from outside between two messages."""
-
-    def __init__(self) -> None:
-        self.ended: CellwireError | None = None
-        self.waiting = False
-        """For the client's next message: the only place where it may be interrupted."""
-        self.welcome = Welcome()
-        self._task = asyncio.current_task()
-
-    async def hold_back(self, message: pb.Timestep, received: float) -> None:
-        """Keeps who comes too early waiting until it may come, and sends it away unexecuted.
-
-        Raises:
-            Overloaded: come again in the time that is left, if any.
-        """
-        timeout = message.timeout  # not checked yet
-        patience = timeout.seconds + timeout.nanos / 1e9 if message.HasField("timeout") else inf
-        self.waiting = True
-        await asyncio.sleep(self.welcome.wait(received, patience))
-        self.waiting = False
-        raise self.welcome.too_early()
-
-    def end(self, error: CellwireError) -> None:
-        """Ends the stream with this error: now if it waits for a message, else behind the one in hand."""
-        if self.ended is None:
-            self.ended = error
-            if self.waiting and self._task:
-                self._task.cancel()
-
-    def was_interrupted(self) -> bool:
-        """True if a cancellation that was just caught is `end`'s and not the client's; it is taken back."""
-        if self.ended is None or self._task is None:
-            return False
-        self._task.uncancel()
-        return True
 
 
 class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
@@ -86,6 +47,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         self._session_cap = Cap("max_sessions", max_sessions)
         self.streams: set[LiveStream | ManyStream] = set()
         """Live ones; a drain waits until there are none."""
+        self._turn = Turn(LiveStream.take)
         self._running_calls = 0
         self._left = asyncio.Event()
 
@@ -100,11 +62,12 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             self._left.clear()
             await self._left.wait()
 
-    async def Stream(  # type: ignore[override]  # noqa: N802  replies go out as bytes
-        self, request_iterator: AsyncIterator[pb.StreamRequest | Unreadable], context: Any
+    async def Stream(  # type: ignore[override]  # noqa: N802  messages come in and replies go out as bytes
+        self, request_iterator: AsyncIterator[bytes], context: Any
     ) -> AsyncIterator[pb.StreamResponse | bytes]:
         """One session: Open, then one reply a message, until the client ends it or its claim is lost."""
-        messages, stream, caps = aiter(request_iterator), LiveStream(), ExitStack()
+        messages, caps = aiter(request_iterator), ExitStack()
+        stream = LiveStream(self._turn, self._sessions.terms.max_timesteps)
         await self._let_in(messages, caps)
         self.streams.add(stream)
         session: Session | None = None
@@ -114,12 +77,12 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             stream.waiting = False
             if first is None:
                 return
-            message = first_message(first)
+            message = first_message(read_stream(first))
             request = decode_open(message)
             caps.enter_context(self._session_cap.one())
             self._sessions.admit(request)
             opened = await self._sessions.open(request)
-            session = opened.session
+            session = stream.session = opened.session
             session.on_lost = stream.end
             self._sessions.hold(session)
             yield pb.StreamResponse(opened=opened_message(opened, self._sessions.terms, message.metadata))
@@ -132,10 +95,14 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                 stream.waiting = False
                 if received is None:
                     return
-                response = await self._answer(session, stream, received)
-                yield response
-                if not isinstance(response, bytes) and _keeps(received):
-                    return
+                answer = await stream.ask(received)
+                if isinstance(answer, bytes):
+                    failpoints.hit("before_encode")
+                    yield answer
+                else:
+                    yield await self._take_time(session, stream, answer)
+                    if answer.close.keep:
+                        return
         except asyncio.CancelledError:
             if not stream.was_interrupted():
                 raise
@@ -145,6 +112,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
             stream.ended = error  # what the step met counts for more than a drain that came meanwhile
         finally:
             stream.waiting = False
+            stream.leave()
             self.streams.discard(stream)
             caps.close()
             self._left.set()
@@ -155,37 +123,22 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                 yield encode_notice(stream.ended)
             raise stream.ended
 
-    async def _answer(
-        self, session: Session, stream: LiveStream, message: pb.StreamRequest | Unreadable
+    async def _take_time(
+        self, session: Session, stream: LiveStream, message: pb.StreamRequest
     ) -> pb.StreamResponse | bytes:
-        """The response to one message; raises only what ends the stream."""
-        step = 0
+        """The response to a message that is answered by more than a timestep; raises only what ends the stream."""
         try:
-            request = decode_stream(message)
-            kind = request.WhichOneof("kind")
-            if kind == "timestep":
-                received = time.monotonic()
-                timestep = request.timestep
-                step = timestep.step
-                if session.follows(step):
-                    if stream.welcome.is_early(timestep.priority, received):
-                        await stream.hold_back(timestep, received)
-                    session.cell.admission.check(timestep.priority)
-                reply = await session.step(self._timestep(timestep, session, received))
-                metrics.STEP_SECONDS.observe(time.monotonic() - received)
-                failpoints.hit("before_encode")
-                return encode_reply(reply)
-            if kind == "close":
-                step = request.close.step
-                return pb.StreamResponse(closed=pb.Closed(step=await close(session, request.close)))
+            match message.WhichOneof("kind"):
+                case "timestep":
+                    await stream.hold_back(message.timestep)
+                case "close":
+                    stream.step = message.close.step
+                    return pb.StreamResponse(closed=pb.Closed(step=await close(session, message.close)))
             raise AlreadyOpen("a stream opens one session, once")
         except CellwireError as error:
             if error.ends_stream:
                 raise
-            metrics.REFUSED.labels(error.reason).inc()
-            if isinstance(error, Overloaded) and error.retry_after and isinstance(message, pb.StreamRequest):
-                stream.welcome.sent_away(message.timestep.priority, error.retry_after)
-            return encode_refused(step, error)
+            return stream.refused(error)
 
     async def Step(self, request: pb.StepRequest, context: Any) -> pb.StepResponse:  # noqa: N802
         """One message of a session without a stream."""
@@ -252,8 +205,3 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
     def _timestep(self, message: pb.Timestep, session: Session, received: float) -> Timestep:
         max_timesteps = self._sessions.terms.max_timesteps
         return decode_timestep(message, session.cell.spec, session.unnumbered, max_timesteps, received)
-
-
-def _keeps(message: pb.StreamRequest | Unreadable) -> bool:
-    """True for a close that ends the stream only."""
-    return isinstance(message, pb.StreamRequest) and message.WhichOneof("kind") == "close" and message.close.keep

@@ -21,8 +21,8 @@ _RECORD_HEAD = struct.Struct("<QQ16s16sI")
 
 def encode_state(spec: ModelSpec, state: bytes) -> bytes:
     """Magic, codec version, number of tensors, model digest, the raw tensors, CRC-32 of all before."""
-    blob = _STATE_HEAD.pack(b"CW", CODEC_VERSION, len(spec.state), spec.digest) + state
-    return blob + _CRC.pack(crc32(blob))
+    head = _STATE_HEAD.pack(b"CW", CODEC_VERSION, len(spec.state), spec.digest)
+    return b"".join((head, state, _CRC.pack(crc32(state, crc32(head)))))
 
 
 def decode_state(spec: ModelSpec, blob: bytes) -> bytes:

@@ -691,8 +691,8 @@ _STEPS = (
     Mutant(
         "early-comer-served",
         "Who comes again before the time that was told is kept waiting: what it sends costs no more than refusals may.",
-        "service/servicer.py",
-        "if stream.welcome.is_early(request.timestep.priority, received):",
+        "service/stream.py",
+        "if self.welcome.is_early(self.priority, received):",
         "if False:",
         (f"{OVERLOAD}::test_who_comes_again_before_the_time_that_was_told_waits_and_is_sent_away",),
     ),
@@ -723,10 +723,18 @@ _STEPS = (
     Mutant(
         "a-drain-interrupts-a-step",
         "A drain lets each stream finish the message in hand.",
-        "service/servicer.py",
+        "service/stream.py",
         "if self.waiting and self._task:",
         "if self._task:",
         (f"{LIFE}::test_a_drain_finishes_what_is_in_hand_and_hands_the_sessions_over",),
+    ),
+    Mutant(
+        "a-stream-that-is-not-left",
+        "Nobody waits for the message in hand of a client that left.",
+        "service/stream.py",
+        "self._way.leave()",
+        "pass",
+        (f"{OVERLOAD}::test_those_who_leave_are_counted_out",),
     ),
 )
 
