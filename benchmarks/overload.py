@@ -1,15 +1,17 @@
 """Goodput under overload: what a replica still answers in time when four times as much is asked of it as it can do.
 
-The model takes about 4 ms a run of at most 8 sessions. Ordinary streams send at fixed times, whether they were answered
-or not; one that is refused keeps quiet for the time that it was told, as the client library does, and what was due
-meanwhile counts as not answered; measured once more with streams that send on regardless of what they were told.
+The model takes about 4 ms a run of at most 8 sessions. Gateways send for many sensors on one stream each, at fixed
+times, whether they were answered or not; a sensor that is refused keeps quiet for the time that it was told, as the
+client library does, and what was due meanwhile counts as not answered; measured once more with sensors that send on
+regardless of what they were told.
 Goodput: replies a second that came within 100 ms of the time at which their timestep was to be sent. Capacity: the
-highest rate of which nearly all are good, sought downwards from what streams reach that wait for each reply. Knows a
+highest rate of which nearly all are good, sought downwards from what sensors reach that wait for each reply. Knows a
 replica's address and its health service; the load runs in processes of its own.
 """
 
 import argparse
 import asyncio
+import heapq
 import json
 import sys
 import tempfile
@@ -37,20 +39,20 @@ GOOD_SECONDS = 0.1
 INPUTS, HIDDEN, MAX_BATCH = 32, 512, 8
 MODEL = "slow"
 LOADERS = 2
-STREAMS = 192
+SENSORS = 192
 """Of all loaders together; each sends every few tens of milliseconds at 4x."""
-CLOSED_STREAMS = 32
+CLOSED_SENSORS = 32
 WARM_SECONDS = 1.0
 SEARCH, SEARCHES, TRIES = 0.9, 16, 2
 """The next rate of the search, how many are tried, and how often: a machine that stalls for a moment fails any rate."""
 NEARLY_ALL = 0.97
 WINDOW = 4
-"""Messages that a stream has unanswered at most; one that is due beyond it is not sent and counts as not answered."""
+"""Messages that a sensor has unanswered at most; one that is due beyond it is not sent and counts as not answered."""
 
 
 @dataclass
 class Tally:
-    """What one stream saw."""
+    """What one sensor saw."""
 
     due: int = 0
     good: int = 0
@@ -66,82 +68,133 @@ def write_model(repository: Path) -> None:
     (repository / MODEL / "model.yaml").write_text(f"max_batch: {MAX_BATCH}\n")
 
 
-class Stream:
-    """One session, numbered as its client must: what was refused is not used up."""
+class Sensor:
+    """One session as its client knows it, numbered as a client must: what was refused is not used up."""
 
-    def __init__(self, channel: grpc.aio.Channel, session_id: str, obeys: bool) -> None:
-        self._call = cell_service_pb2_grpc.CellServiceStub(channel).Stream()
-        self._session_id = session_id
-        self._next = 1
-        x = np.random.default_rng(0).random(INPUTS, np.float32)
-        self._inputs = [tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[INPUTS], data=x.tobytes())]
-        self._sent: list[tuple[float, int]] = []
+    def __init__(self) -> None:
+        self.next = 1
+        self.sent: list[tuple[float, int]] = []
         """Of each message that has no answer yet: when it was to be sent, and in which round."""
-        self._round = 0
+        self.round = 0
         """Begins anew with each refusal: what was sent behind the refused message is refused, too."""
-        self._obeys = obeys
-        self._quiet_until = 0.0
+        self.quiet_until = 0.0
         """Told to come again then: what is due before is not sent, and counts as not answered."""
         self.tally = Tally()
 
+    def send(self, intended: float) -> int:
+        """The number of the next timestep, which was to be sent at this time."""
+        self.sent.append((intended, self.round))
+        self.next += 1
+        return self.next - 1
+
+    def answered(self, now: float, counted_from: float) -> None:
+        """Counts a reply, if its timestep was due since then."""
+        intended, _ = self.sent.pop(0)
+        if intended >= counted_from:
+            self.tally.good += now - intended <= GOOD_SECONDS
+            self.tally.late += now - intended > GOOD_SECONDS
+
+    def refused(self, step: int, quiet_until: float, counted_from: float) -> None:
+        """The same of a refusal."""
+        intended, sent_in = self.sent.pop(0)
+        if sent_in == self.round:
+            self.next, self.round = step, self.round + 1
+        self.quiet_until = max(self.quiet_until, quiet_until)
+        self.tally.refused += intended >= counted_from
+
+
+class Gateway:
+    """Sensors on one stream of many, which does not wait for answers before it sends on."""
+
+    def __init__(self, channel: grpc.aio.Channel, prefix: str, sensors: int, obeys: bool) -> None:
+        self._call = cell_service_pb2_grpc.CellServiceStub(channel).StreamMany()
+        self._prefix = prefix
+        self.sensors = [Sensor() for _ in range(sensors)]
+        """Their handles are their places, counted from 1."""
+        self._data = np.random.default_rng(0).random(INPUTS, np.float32).tobytes()
+        self._obeys = obeys
+
     async def open(self) -> None:
-        """Opens the session."""
-        await self._call.write(pb.StreamRequest(open=pb.Open(session_id=self._session_id, model=MODEL)))
-        await self._call.read()
+        """Opens all sessions."""
+        opening = pb.StreamManyRequest()
+        for at in range(len(self.sensors)):
+            opening.opens.add(handle=at + 1, open=pb.Open(session_id=f"{self._prefix}-{at}", model=MODEL))
+        await self._call.write(opening)
+        opened = 0
+        while opened < len(self.sensors):
+            opened += len((await self._read()).opened)
 
-    async def send(self, intended: float) -> None:
-        """Sends the next timestep, which was to be sent at this time."""
-        self._sent.append((intended, self._round))
-        step, self._next = self._next, self._next + 1
-        await self._call.write(pb.StreamRequest(timestep=pb.Timestep(step=step, inputs=self._inputs)))
+    async def send(self, due: Sequence[tuple[int, float]]) -> None:
+        """Sends the next timestep of each of these places, which was to be sent at this time."""
+        if not due:
+            return
+        message = pb.StreamManyRequest()
+        columns = message.timesteps.add(
+            handles=[at + 1 for at, _ in due], steps=[self.sensors[at].send(intended) for at, intended in due]
+        )
+        columns.inputs.add(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[len(due), INPUTS], data=self._data * len(due))
+        await self._call.write(message)
 
-    async def receive(self, counted_from: float) -> None:
-        """Reads one answer and counts it, if its timestep was due since then."""
-        response = await self._call.read()
-        if response is grpc.aio.EOF:
-            raise EOFError
-        (intended, sent_in), now = self._sent.pop(0), time.monotonic()
-        counts = intended >= counted_from
-        if response.WhichOneof("kind") == "reply":
-            self.tally.good += counts and now - intended <= GOOD_SECONDS
-            self.tally.late += counts and now - intended > GOOD_SECONDS
-        else:
-            if sent_in == self._round:
-                self._next, self._round = response.refused.step, self._round + 1
-            if self._obeys:
-                self._quiet_until = max(self._quiet_until, now + _retry_delay(response.refused.status))
-            self.tally.refused += counts
+    async def receive(self, counted_from: float) -> list[int]:
+        """Reads one message and counts its answers: the places that have one."""
+        response = await self._read()
+        now = time.monotonic()
+        answered = []
+        for columns in response.replies:
+            for handle in columns.handles:
+                self.sensors[handle - 1].answered(now, counted_from)
+                answered.append(handle - 1)
+        for refusal in response.refused:
+            quiet_until = now + _retry_delay(refusal.status) if self._obeys else 0.0
+            self.sensors[refusal.handle - 1].refused(refusal.step, quiet_until, counted_from)
+            answered.append(refusal.handle - 1)
+        return answered
 
     async def closed_loop(self, until: float, counted_from: float) -> None:
-        """Sends as soon as the last one is answered."""
+        """Each sends as soon as its last one is answered."""
+        free = list(range(len(self.sensors)))
         while (now := time.monotonic()) < until:
-            if now < self._quiet_until:
-                await asyncio.sleep(self._quiet_until - now)
-                continue
-            await self.send(now)
-            await self.receive(counted_from)
+            ready = [at for at in free if now >= self.sensors[at].quiet_until]
+            free = [at for at in free if now < self.sensors[at].quiet_until]
+            await self.send([(at, now) for at in ready])
+            if len(free) == len(self.sensors):
+                await asyncio.sleep(min(self.sensors[at].quiet_until for at in free) - now)
+            else:
+                free += await self.receive(counted_from)
 
-    async def open_loop(self, interval: float, first: float, until: float, counted_from: float) -> None:
-        """Sends at fixed times."""
+    async def open_loop(self, interval: float, first: Sequence[float], until: float, counted_from: float) -> None:
+        """Each sends at fixed times, whether it was answered or not; `first`: of each the first one."""
 
         async def read() -> None:
             while True:
                 await self.receive(counted_from)
 
         reading = asyncio.create_task(read())
-        due = first
-        while due < until:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            self.tally.due += due >= counted_from
-            if len(self._sent) < WINDOW and due >= self._quiet_until:
-                await self.send(due)
-            due += interval
+        coming = [(due, at) for at, due in enumerate(first)]
+        heapq.heapify(coming)
+        while coming[0][0] < until:
+            await asyncio.sleep(max(0.0, coming[0][0] - time.monotonic()))
+            now, sending = time.monotonic(), []
+            while coming[0][0] <= now:
+                due, at = coming[0]
+                heapq.heapreplace(coming, (due + interval, at))
+                sensor = self.sensors[at]
+                sensor.tally.due += due >= counted_from
+                if len(sensor.sent) < WINDOW and due >= sensor.quiet_until:
+                    sending.append((at, due))
+            await self.send(sending)
         await asyncio.sleep(GOOD_SECONDS)
         reading.cancel()
 
     def leave(self) -> None:
         """Ends the stream."""
         self._call.cancel()
+
+    async def _read(self) -> pb.StreamManyResponse:
+        response = await self._call.read()
+        if not isinstance(response, pb.StreamManyResponse):
+            raise EOFError
+        return response
 
 
 def _retry_delay(status: Status) -> float:
@@ -153,34 +206,31 @@ def _retry_delay(status: Status) -> float:
     return 0.0
 
 
-async def load(target: str, prefix: str, streams: int, rate: float, seconds: float, obeys: bool) -> Tally:
-    """Runs so many streams that send `rate` timesteps a second together (0: as fast as they are answered).
+async def load(target: str, prefix: str, sensors: int, rate: float, seconds: float, obeys: bool) -> Tally:
+    """Runs so many sensors that send `rate` timesteps a second together (0: as fast as they are answered).
 
     Begins at the monotonic time that it is told once all are open: who opens under overload is refused.
     """
     async with grpc.aio.insecure_channel(target) as channel:
-        running = [Stream(channel, f"{prefix}-{at}", obeys) for at in range(streams)]
-        for stream in running:
-            await stream.open()
+        gateway = Gateway(channel, prefix, sensors, obeys)
+        await gateway.open()
         print("open", flush=True)
         start = float(await asyncio.to_thread(sys.stdin.readline))
         counted_from, until = start + WARM_SECONDS, start + WARM_SECONDS + seconds
         if rate:
-            interval = streams / rate
-            offsets = (np.random.default_rng(1).random(streams) * interval).tolist()
-            pairs = zip(running, offsets, strict=True)
-            await asyncio.gather(*(s.open_loop(interval, start + at, until, counted_from) for s, at in pairs))
+            interval = sensors / rate
+            first = (start + np.random.default_rng(1).random(sensors) * interval).tolist()
+            await gateway.open_loop(interval, first, until, counted_from)
         else:
-            await asyncio.gather(*(stream.closed_loop(until, counted_from) for stream in running))
-        for stream in running:
-            stream.leave()
-    tallies = [stream.tally for stream in running]
+            await gateway.closed_loop(until, counted_from)
+        gateway.leave()
+    tallies = [sensor.tally for sensor in gateway.sensors]
     return Tally(*(sum(getattr(t, name) for t in tallies) for name in ("due", "good", "late", "refused")))
 
 
-async def loaded(target: str, name: str, streams: int, rate: float, seconds: float, obeys: bool = True) -> Tally:
+async def loaded(target: str, name: str, sensors: int, rate: float, seconds: float, obeys: bool = True) -> Tally:
     """`load` in LOADERS processes that begin together."""
-    words = [str(word) for word in (streams // LOADERS, rate / LOADERS, seconds, int(obeys))]
+    words = [str(word) for word in (sensors // LOADERS, rate / LOADERS, seconds, int(obeys))]
     pipe = asyncio.subprocess.PIPE
     loaders = [
         await asyncio.create_subprocess_exec(
@@ -213,12 +263,12 @@ async def longest_check(target: str, over: asyncio.Event) -> float:
 
 
 async def capacity_of(target: str, seconds: float) -> tuple[float, float]:
-    """The highest rate of which nearly all are good, and what streams reach that wait for each reply."""
-    closed = await loaded(target, "closed", CLOSED_STREAMS, 0.0, seconds)
+    """The highest rate of which nearly all are good, and what sensors reach that wait for each reply."""
+    closed = await loaded(target, "closed", CLOSED_SENSORS, 0.0, seconds)
     most = rate = (closed.good + closed.late) / seconds
     for at in range(SEARCHES):
         for again in range(TRIES):
-            tally = await loaded(target, f"search{at}-{again}", STREAMS, rate, seconds)
+            tally = await loaded(target, f"search{at}-{again}", SENSORS, rate, seconds)
             if tally.good >= NEARLY_ALL * tally.due:
                 return rate, most
         rate *= SEARCH
@@ -234,10 +284,10 @@ async def measure(target: str, seconds: float = 5.0) -> dict[str, Any]:
     capacity, closed_loop = await capacity_of(target, min(seconds, 3.0))
     over = asyncio.Event()
     checking = asyncio.create_task(longest_check(target, over))
-    once = await loaded(target, "once", STREAMS, capacity, seconds)
-    twofold = await loaded(target, "twofold", STREAMS, 2 * capacity, seconds)
-    fourfold = await loaded(target, "fourfold", STREAMS, 4 * capacity, seconds)
-    regardless = await loaded(target, "regardless", STREAMS, 4 * capacity, seconds, obeys=False)
+    once = await loaded(target, "once", SENSORS, capacity, seconds)
+    twofold = await loaded(target, "twofold", SENSORS, 2 * capacity, seconds)
+    fourfold = await loaded(target, "fourfold", SENSORS, 4 * capacity, seconds)
+    regardless = await loaded(target, "regardless", SENSORS, 4 * capacity, seconds, obeys=False)
     over.set()
     return {
         "capacity": round(capacity),
@@ -280,8 +330,8 @@ async def measure_alone(seconds: float) -> dict[str, Any]:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     if words is None and sys.argv[1:2] == ["load"]:
-        target, prefix, streams, rate, seconds, obeys = sys.argv[2:]
-        tally = uvloop.run(load(target, prefix, int(streams), float(rate), float(seconds), bool(int(obeys))))
+        target, prefix, sensors, rate, seconds, obeys = sys.argv[2:]
+        tally = uvloop.run(load(target, prefix, int(sensors), float(rate), float(seconds), bool(int(obeys))))
         print(json.dumps(vars(tally)))
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)

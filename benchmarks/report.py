@@ -49,7 +49,7 @@ NOTES = """## Notes
   more.
 - A baseline that cannot be installed is skipped with a line, and its ratios are not measured.
 - Memory is resident memory, which allocators give back late: figures of a kilobyte or less a session are noise.
-- W10 sends with one stream a session, at most four messages unanswered.
+- W10 sends on two streams of many sessions, with at most four messages of a session unanswered.
 """
 
 FEWEST_RUNS = 3

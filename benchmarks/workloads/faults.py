@@ -60,4 +60,4 @@ async def overloaded(bench: Bench) -> None:
                 told = await overload.measure(ours.target, bench.plan.seconds)
             values = {name: float(value) for name, value in told.items() if isinstance(value, int | float)}
             values["goodput_4x_vs_1x"] = values["ratio"]
-            bench.results.add("W10", "cellwire", turn, {"streams": overload.STREAMS, "core": SERVER_CORE}, **values)
+            bench.results.add("W10", "cellwire", turn, {"sensors": overload.SENSORS, "core": SERVER_CORE}, **values)

@@ -150,7 +150,8 @@ async def test_what_no_replica_holds_by_the_deadline_stays_in_doubt(primary: Nod
 
 async def test_a_store_that_may_degrade_says_so(primary: Node, replica: Node) -> None:
     async with store_of(primary.url, patience=PATIENCE, degrade=True) as store:
-        wanting, content = await claimed(store, 2, replicas=1)
+        wanting, content, other = await claimed(store, 3, replicas=1)
+        assert await store.write_batch(0, [other.commit()]) == [Written(1)]  # the script is there: no call for its sake
         replica.pause()
         before = calls(primary)
         writes: list[Write] = [wanting.commit(replicas=1), content.commit()]
