@@ -315,6 +315,14 @@ _CALLS_OF_THE_STORE = (
         (f"{LINK}::test_a_shifted_answer_closes_the_connection_and_is_given_to_nobody",),
     ),
     Mutant(
+        "an-answer-that-nobody-asked-for",
+        "A connection on which an answer comes that nobody waits for gives no more.",
+        "service/store/exchange.py",
+        "self._transport.close()",
+        "pass",
+        ("tests/service/store/test_exchange.py::test_an_answer_that_nobody_waits_for_is_given_to_nobody",),
+    ),
+    Mutant(
         "a-doubt-is-not-asked-again",
         "A call whose answer was lost goes out again until its deadline.",
         "service/store/link.py",
