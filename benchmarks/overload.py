@@ -46,6 +46,8 @@ WARM_SECONDS = 1.0
 SEARCH, SEARCHES, TRIES = 0.9, 16, 2
 """The next rate of the search, how many are tried, and how often: a machine that stalls for a moment fails any rate."""
 NEARLY_ALL = 0.97
+OPEN_PAUSE = 0.2
+"""Seconds after which sessions that were refused are opened again."""
 WINDOW = 4
 """Messages that a sensor has unanswered at most; one that is due beyond it is not sent and counts as not answered."""
 
@@ -114,15 +116,20 @@ class Gateway:
         self._data = np.random.default_rng(0).random(INPUTS, np.float32).tobytes()
         self._obeys = obeys
 
-    async def open(self) -> None:
-        """Opens all sessions."""
+    async def open(self) -> bool:
+        """Opens all sessions; False: some were refused, for what a load before this one has left in flight."""
         opening = pb.StreamManyRequest()
         for at in range(len(self.sensors)):
             opening.opens.add(handle=at + 1, open=pb.Open(session_id=f"{self._prefix}-{at}", model=MODEL))
         await self._call.write(opening)
         opened = 0
         while opened < len(self.sensors):
-            opened += len((await self._read()).opened)
+            response = await self._read()
+            if response.refused:
+                self.leave()
+                return False
+            opened += len(response.opened)
+        return True
 
     async def send(self, due: Sequence[tuple[int, float]]) -> None:
         """Sends the next timestep of each of these places, which was to be sent at this time."""
@@ -212,8 +219,11 @@ async def load(target: str, prefix: str, sensors: int, rate: float, seconds: flo
     Begins at the monotonic time that it is told once all are open: who opens under overload is refused.
     """
     async with grpc.aio.insecure_channel(target) as channel:
-        gateway = Gateway(channel, prefix, sensors, obeys)
-        await gateway.open()
+        gateway, attempt = Gateway(channel, prefix, sensors, obeys), 0
+        while not await gateway.open():
+            attempt += 1
+            await asyncio.sleep(OPEN_PAUSE)
+            gateway = Gateway(channel, f"{prefix}-again{attempt}", sensors, obeys)
         print("open", flush=True)
         start = float(await asyncio.to_thread(sys.stdin.readline))
         counted_from, until = start + WARM_SECONDS, start + WARM_SECONDS + seconds

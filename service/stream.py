@@ -55,8 +55,9 @@ class LiveStream:
         if session is None or self._answer.done():
             return
         received = self._received = time.monotonic()
+        raw, self._message = self._message, b""  # an idle stream keeps no message
         try:
-            request = decode_stream(read_stream(self._message))
+            request = decode_stream(read_stream(raw))
             if request.WhichOneof("kind") != "timestep":
                 self._answer.set_result(request)
                 return
