@@ -5,6 +5,7 @@ unix sockets, so that what it asks is not in the way of what it tests. All metho
 loop they go to a thread. Nothing here sleeps and hopes: what must come is asked for.
 """
 
+import os
 import random
 import shutil
 import signal
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,14 +35,18 @@ HOST = "127.0.0.1"
 SERVICE = "cellwire"
 """The name by which sentinels know the primary."""
 SLOTS = 16384
-_PORTS = range(12_000, 32_000)
-"""Below what systems give to connections, so that a node that was killed finds its port free again."""
+WORKERS = 16
+_OURS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+_PORTS = random.sample(range(12_000 + _OURS, 32_000, WORKERS), 20_000 // WORKERS)
+"""Below what systems give to connections, so that a node that was killed finds its port free again; and no other test
+worker's, because a server takes its port some time after it was given."""
+_next_port = cycle(_PORTS)
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A port of loopback that nobody listens on, and that was not given for long."""
     while True:
-        port = random.choice(_PORTS)
+        port = next(_next_port)
         with socket.socket() as attempt, suppress(OSError):
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             attempt.bind((HOST, port))
