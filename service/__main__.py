@@ -2,9 +2,7 @@
 
 import sys
 
-import uvloop
-
-from service import logs
+from service import logs, loop
 from service.settings import BadSettings, CannotStart, Settings, load
 from service.workers import Workers
 
@@ -19,7 +17,7 @@ def run(overrides: dict[str, object]) -> int:
     try:
         settings = load(**overrides)
         logs.configure(settings.log_format, settings.log_level)
-        return uvloop.run(_serve(settings))
+        return loop.run(_serve(settings))
     except (BadSettings, CannotStart) as error:
         print(f"cellwire: {error}", file=sys.stderr)
         return EXIT_BAD_SETTINGS

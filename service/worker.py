@@ -17,9 +17,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 import structlog
-import uvloop
 
-from service import logs
+from service import logs, loop
 from service.settings import CannotStart, Settings
 
 logger = structlog.get_logger(__name__)
@@ -118,7 +117,7 @@ def main(number: int, settings: Settings, supervisor: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     logs.configure(settings.log_format, settings.log_level)
     structlog.contextvars.bind_contextvars(worker=number)
-    uvloop.run(_serve(settings, supervisor))
+    loop.run(_serve(settings, supervisor))
 
 
 async def _serve(settings: Settings, supervisor: Connection) -> None:
