@@ -36,7 +36,7 @@ class Rate:
     """So many timesteps a second: a bucket that holds one second's worth. 0: no limit."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second = per_second
+        self.per_second = per_second
         self._clock = clock
         self._tokens = per_second
         self._filled = clock()
@@ -47,15 +47,15 @@ class Rate:
         Raises:
             Quota: there is none; told with the time until there is one.
         """
-        if not self._per_second:
+        if not self.per_second:
             return
         now = self._clock()
-        self._tokens = min(self._per_second, self._tokens + (now - self._filled) * self._per_second)
+        self._tokens = min(self.per_second, self._tokens + (now - self._filled) * self.per_second)
         self._filled = now
         if self._tokens < 1:
             raise Quota(
-                f"at most {self._per_second:g} timesteps a second",
-                retry_after=(1 - self._tokens) / self._per_second,
+                f"at most {self.per_second:g} timesteps a second",
+                retry_after=(1 - self._tokens) / self.per_second,
                 quota="max_steps_per_second",
             )
         self._tokens -= count
@@ -206,9 +206,11 @@ class InFlight:
         self._timesteps = timesteps
 
     def __enter__(self) -> None:
-        self._entered = self._admission.check(self._priority)
-        self._admission.rate.take(self._timesteps)
-        self._admission.in_flight += 1
+        admission = self._admission
+        self._entered = admission.check(self._priority)
+        if admission.rate.per_second:
+            admission.rate.take(self._timesteps)
+        admission.in_flight += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._admission.leave(self._entered, self._timesteps, done=kind is None)

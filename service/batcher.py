@@ -19,9 +19,10 @@ Answer = TypeVar("Answer", contravariant=True)
 
 
 class Waiter(Protocol[Answer]):
-    """Who waits for a result: a future, or whatever is resumed like one."""
+    """Who waits for a result, and takes none once it has left."""
 
-    def done(self) -> bool:
+    @property
+    def left(self) -> bool:
         """True: it waits no more."""
 
     def set_result(self, result: Answer, /) -> None:
@@ -29,6 +30,27 @@ class Waiter(Protocol[Answer]):
 
     def set_exception(self, error: BaseException, /) -> None:
         """Why there is none."""
+
+
+class _Caller(Generic[Result]):
+    """One who waits for a future."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[Result]) -> None:
+        self._future = future
+
+    @property
+    def left(self) -> bool:
+        return self._future.done()
+
+    def set_result(self, result: Result, /) -> None:
+        if not self._future.done():
+            self._future.set_result(result)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
 
 
 LINGER_TURNS = 4
@@ -65,10 +87,12 @@ class Batcher(Generic[Item, Result]):
         """Of the loop that waits for an item."""
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._loop: asyncio.Task[None] | None = None
+        self._serving = False
 
     async def __aenter__(self) -> "Batcher[Item, Result]":
         self._event_loop = asyncio.get_running_loop()
         self._loop = asyncio.create_task(self._serve())
+        self._serving = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -84,12 +108,12 @@ class Batcher(Generic[Item, Result]):
         # not asyncio.get_running_loop(), which before Python 3.12 asks for the process's id each time
         loop = self._event_loop or asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self.put(item, future, deadline)
+        self.put(item, _Caller(future), deadline)
         return future
 
     def put(self, item: Item, waiter: Waiter[Result], deadline: float = inf) -> None:
         """As `submit`, for a waiter of one's own."""
-        if self._loop is None or self._loop.done():
+        if not self._serving:
             waiter.set_exception(_stopped())
             return
         # Costed here: an item that cannot be is its submitter's error and not the loop's.
@@ -112,6 +136,7 @@ class Batcher(Generic[Item, Result]):
                 if batch:
                     await self._answer(batch)
         finally:
+            self._serving = False
             self._fail_waiting()
 
     async def _gather(self) -> None:
@@ -126,20 +151,18 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []
-        cost = 0.0
-        now = time.monotonic()
-        while self._waiting and len(batch) < self._max_items:
-            waiting = self._waiting[0]
-            _, waiter, its_cost, _, deadline = waiting
-            if waiter.done() or deadline < now:
-                self._waiting.popleft()
-                _fail([waiter], _late())
+        waiting, now, cost = self._waiting, time.monotonic(), 0.0
+        while waiting and len(batch) < self._max_items:
+            first = waiting[0]
+            _, waiter, its_cost, _, deadline = first
+            if waiter.left or deadline < now:
+                waiting.popleft()
+                waiter.set_exception(_late())
                 continue
             cost += its_cost
-            if batch and cost > self._max_cost:
+            if cost > self._max_cost and batch:
                 break
-            self._waiting.popleft()
-            batch.append(waiting)
+            batch.append(waiting.popleft())
         if batch:
             self.oldest_wait = now - batch[0][3]
         return batch
@@ -158,8 +181,6 @@ class Batcher(Generic[Item, Result]):
                 raise
         else:
             for waiter, result in zip(waiters, results, strict=True):
-                if waiter.done():
-                    continue
                 if isinstance(result, CellwireError):
                     waiter.set_exception(result)
                 else:
@@ -181,5 +202,4 @@ def _stopped() -> CellwireError:
 
 def _fail(waiters: Sequence[Waiter[Result]], error: BaseException) -> None:
     for waiter in waiters:
-        if not waiter.done():
-            waiter.set_exception(error)
+        waiter.set_exception(error)

@@ -6,7 +6,7 @@ Knows neither gRPC nor Redis; states and digests are opaque bytes here.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -44,7 +44,7 @@ from service.store.records import (
 from service.store.scripts import Close, Commit, Granted, Heartbeat, Owner
 from service.store.store import Write
 from service.tail import Tail, TailTerms
-from service.values import CellWork, Checkpoint, ModelSpec, Timestep, chain, maker
+from service.values import CellWork, Checkpoint, ModelSpec, Row, Timestep, chain, maker
 from service.way import Stop, Way
 
 logger = structlog.get_logger(__name__)
@@ -154,26 +154,26 @@ class Session:
         if self.ended:
             raise self.ended
         # 1
-        rows = timestep.rows
-        first = timestep.step or self.step_number + 1
-        if first != self.step_number + 1:
+        step, timesteps, rows, deadline, priority = timestep
+        before, count, cell = self.step_number, len(rows), self.cell
+        first = step or before + 1
+        if first != before + 1:
             return self._replay(first, timestep)
-        with self.cell.admission.step(timestep.priority, len(rows)):
-            last = self.step_number + len(rows)
-            h = self._digest(self.h, timestep)
+        with cell.admission.step(priority, count):
+            last = before + count
+            h = self._digest(self.h, rows)
             # 2
-            if self.tail and not self.tail.has_room(len(rows)):
-                yield self.tail, len(rows), inf
+            if self.tail and not self.tail.has_room(count):
+                yield self.tail, count, inf
             failpoints.hit("before_run")
             at_once = rows if self._has_time_axis else rows[:1]
             work = _cell_work((self.state, at_once, self.options.constants))
-            state, outputs = yield self.cell.batcher, work, timestep.deadline
+            state, outputs = yield cell.batcher, work, deadline
             for row in rows[len(at_once) :]:  # it is being run: no deadline now
                 work = _cell_work((state, (row,), self.options.constants))
-                state, output = yield self.cell.batcher, work, inf
+                state, output = yield cell.batcher, work, inf
                 outputs += output
             failpoints.hit("after_run")
-            timesteps = timestep.timesteps
             record = _record((first, last, self.h, h, timesteps, self._encode(timesteps, outputs)))
             # 3
             if self.tail:
@@ -182,9 +182,9 @@ class Session:
                 self.tail.add(record, state)
                 degraded = self.tail.degraded
             else:
-                commit = self._commit(self.step_number, self.h, (record,), state, lease_ms)
+                commit = self._commit(before, self.h, (record,), state, lease_ms)
                 try:
-                    degraded = (yield self._writes, commit, inf).degraded
+                    _, degraded = yield self._writes, commit, inf
                 except StoreFull:
                     raise
                 except BaseException as error:  # also when nobody waits any more
@@ -205,16 +205,16 @@ class Session:
     ) -> Commit:
         """Of messages that follow this step and digest, with the state after the last of them; it is sent now."""
         self.last_write = time.monotonic()
-        last = records[-1]
+        _, n_to, _, h_to, _, _ = records[-1]
         return _commit(
             (
                 self.owner,
                 n_from,
                 h_from,
-                last.last,
-                last.h_after,
+                n_to,
+                h_to,
                 encode_state(self.cell.spec, state),
-                tuple([encode_record(record) for record in records]),
+                tuple(map(encode_record, records)),
                 self.ttl_ms,
                 self._terms.lease if lease_ms is None else lease_ms,
                 self._terms.ring,
@@ -222,8 +222,8 @@ class Session:
             )
         )
 
-    def _digest(self, h: bytes, timestep: Timestep) -> bytes:
-        for row in timestep.rows:
+    def _digest(self, h: bytes, rows: Sequence[Row]) -> bytes:
+        for row in rows:
             h = chain(h, self.cell.signature, row)
         return h
 
@@ -235,7 +235,7 @@ class Session:
             raise StepGap(f"step: expected {self.step_number + 1}", position=position)
         for record in self.ring:
             if (record.first, record.last) == (first, last) and record.timesteps == timestep.timesteps:
-                if self._digest(record.h_before, timestep) != record.h_after:
+                if self._digest(record.h_before, timestep.rows) != record.h_after:
                     raise StepConflict("the step was committed with other inputs", position=position)
                 metrics.REPLAYS.inc()
                 return self._reply(record, replayed=True)
@@ -258,7 +258,8 @@ class Session:
 
     def _reply(self, record: Record, replayed: bool = False, degraded: bool = False) -> Reply:
         _, last, _, h, timesteps, outputs = record
-        return _reply((last, h, self.owner.epoch, self.durable_step, timesteps, outputs, replayed, degraded))
+        durable = self.tail.durable.step if self.tail else self.step_number
+        return _reply((last, h, self.owner.epoch, durable, timesteps, outputs, replayed, degraded))
 
     @property
     def durable_step(self) -> int:

@@ -265,6 +265,4 @@ class Sessions:
 
 
 def _write_bytes(write: Write) -> float:
-    if not isinstance(write, Commit):
-        return 0
-    return len(write.state) + (len(write.records[0]) if len(write.records) == 1 else sum(map(len, write.records)))
+    return len(write.state) + sum(map(len, write.records)) if isinstance(write, Commit) else 0

@@ -125,7 +125,7 @@ class Tail:
         if self._waiting is None:
             return
         steps, waiter = self._waiting
-        if waiter.done():
+        if waiter.left:
             self._waiting = None
         elif self.has_room(steps):
             self._waiting = None

@@ -144,14 +144,16 @@ class OutputsEncoder:
     def __init__(self, spec: ModelSpec, names: Sequence[str]) -> None:
         every = [*spec.outputs, *spec.gates]
         self._chosen = [(at, tensor) for at, tensor in enumerate(every) if tensor.name in names]
+        self._places = [at for at, _ in self._chosen]
         self._heads = {0: self._head(0)}
 
     def __call__(self, timesteps: int, rows: Sequence[Row]) -> bytes:
         """`rows` holds the outputs and gates of each timestep; `timesteps` as in values.Timestep."""
         parts = []
-        for (at, _), head in zip(self._chosen, self._heads_of(timesteps), strict=True):
+        for head, at in zip(self._heads.get(timesteps) or self._heads_of(timesteps), self._places, strict=True):
             parts.append(head)
-            parts.extend([row[at] for row in rows])
+            for row in rows:
+                parts.append(row[at])  # noqa: PERF401  mostly one: a list for it costs more
         return b"".join(parts)
 
     @property

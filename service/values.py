@@ -4,11 +4,11 @@ Everything here is immutable and knows neither gRPC, nor Redis, nor ONNX Runtime
 little-endian bytes of one timestep of one session; shapes and dtypes stand once, in the ModelSpec.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
+from hashlib import blake2b, sha256
 from math import inf, prod
 from typing import Any, NamedTuple, TypeVar
 
@@ -187,19 +187,20 @@ def shape_signature(specs: Sequence[TensorSpec]) -> tuple[bytes, ...]:
 
 def chain(h: bytes, signature: Sequence[bytes], row: Row) -> bytes:
     """h(n) = BLAKE2b-128 over h(n-1) and, for each input in order, its dtype, shape and bytes."""
-    parts = [h]
-    for sign, data in zip(signature, row, strict=True):
-        parts += sign, data
-    return hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES).digest()
+    if len(row) == 1:
+        text = h + signature[0] + row[0]
+    else:
+        text = h + b"".join([part for pair in zip(signature, row, strict=True) for part in pair])
+    return blake2b(text, digest_size=DIGEST_BYTES).digest()
 
 
 def chain_origin(incarnation: bytes, model: str, options: bytes) -> bytes:
     """h(0) = BLAKE2b-128 over the incarnation, the model and the open options."""
     text = model.encode()
     head = len(text).to_bytes(4, "little") + len(options).to_bytes(4, "little")
-    return hashlib.blake2b(incarnation + head + text + options, digest_size=DIGEST_BYTES).digest()
+    return blake2b(incarnation + head + text + options, digest_size=DIGEST_BYTES).digest()
 
 
 def incarnation_of(create_token: bytes) -> bytes:
     """The first 16 bytes of SHA-256 of the create token: tells lives of an id apart without giving the token away."""
-    return hashlib.sha256(create_token).digest()[:16]
+    return sha256(create_token).digest()[:16]

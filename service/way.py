@@ -13,7 +13,7 @@ class Place(Protocol):
     """Where one waits: a batcher, or the tail of a session."""
 
     def put(self, item: Any, waiter: Any, deadline: float) -> None:
-        """Answers the waiter once, by set_result or set_exception, unless it is done before."""
+        """Answers the waiter once, by set_result or set_exception; one that has left takes none."""
 
 
 Stop = tuple[Place, Any, float]
@@ -23,50 +23,46 @@ Stop = tuple[Place, Any, float]
 class Way(Generic[Result]):
     """Runs the generator; `arrived` is called once with what it returned or raised, unless the way was left."""
 
-    __slots__ = ("_arrived", "_stops")
+    __slots__ = ("_arrived", "_stops", "left")
 
     def __init__(self, stops: Generator[Stop, Any, Result], arrived: Callable[[Result | BaseException], None]) -> None:
-        self._stops: Generator[Stop, Any, Result] | None = stops
+        self._stops = stops
         self._arrived = arrived
+        self.left = False
+        """Nobody waits any more, or it has arrived."""
         self.set_result(None)
-
-    def done(self) -> bool:
-        """Nobody waits any more."""
-        return self._stops is None
 
     def set_result(self, result: object) -> None:
         """The answer of the place where it waits."""
-        stops = self._stops
-        if stops is None:
+        if self.left:
             return
         try:
-            place, item, deadline = stops.send(result)
+            place, item, deadline = self._stops.send(result)
             place.put(item, self, deadline)
         except StopIteration as end:
-            self._stops = None
+            self.left = True
             self._arrived(end.value)
         except BaseException as error:
             self._fail(error)
 
     def set_exception(self, error: BaseException) -> None:
         """The same, when there is none."""
-        stops = self._stops
-        if stops is None:
+        if self.left:
             return
         try:
-            place, item, deadline = stops.throw(error)
+            place, item, deadline = self._stops.throw(error)
             place.put(item, self, deadline)
         except StopIteration as end:
-            self._stops = None
+            self.left = True
             self._arrived(end.value)
         except BaseException as failure:
             self._fail(failure)
 
     def leave(self) -> None:
         """Ends it where it waits: the generator is closed, and nobody is told."""
-        if self._stops is not None:
-            stops, self._stops = self._stops, None
-            stops.close()
+        if not self.left:
+            self.left = True
+            self._stops.close()
 
     def _fail(self, error: BaseException) -> None:
         self.leave()

@@ -66,10 +66,10 @@ class Call:
     def _pack(self, items: Sequence[tuple[int, Item]]) -> None:
         self.items = items
         self.tag = _TAG.pack(next(_tags))
-        keys = [item.key for _, item in items]
-        packed = arguments([item for _, item in items])
-        self.command: Command = (b"EVALSHA", self.script.sha, len(keys), *keys, self.tag, *packed)
-        self.replicas = max([_replicas(item) for _, item in items])
+        alone = [item for _, item in items]
+        keys = [item.key for item in alone]
+        self.command: Command = (b"EVALSHA", self.script.sha, len(keys), *keys, self.tag, *arguments(alone))
+        self.replicas = max([item.replicas if isinstance(item, _REPLICATED) else 0 for item in alone])
 
     def is_answered_by(self, answer: object) -> bool:
         """Whether it is an answer to this call: one that echoes it, or a refusal, which has no echo."""
@@ -86,8 +86,9 @@ class Call:
         """Takes its items' results, of which so many replicas are known to hold the writes."""
         left: list[tuple[int, Item]] = []
         self.fault, any_short = None, False
+        may_be_short = self.replicas > replicas
         for (place, item), result in zip(self.items, results, strict=True):
-            short = self.replicas > replicas and _replicas(item) > replicas and _word(result) in WRITTEN
+            short = may_be_short and _replicas(item) > replicas and _word(result) in WRITTEN
             if isinstance(result, bytes) and result[:6] == b"ERROR " and result[6:] in PASSING:
                 self.fail(result[6:].decode())
                 left.append((place, item))

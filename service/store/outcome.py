@@ -121,15 +121,15 @@ def written(owner: Owner, told: Told | Unanswered) -> Written | CellwireError:
     """What a write was answered that this owner asked for."""
     if isinstance(told, Unanswered):
         return told
-    answer = told.answer
+    answer, degraded, in_doubt = told
     try:
         if isinstance(answer, bytes) and answer[:3] == b"OK ":  # nearly always
-            return _written((stored(answer[3:]), told.degraded))
+            return _written((stored(answer[3:]), degraded))
         outcome = _outcome(owner, told)
     except ValueError:
         outcome = _unreadable()
     if isinstance(outcome, CellwireError):
-        outcome.in_doubt = told.in_doubt
+        outcome.in_doubt = in_doubt
     return outcome
 
 

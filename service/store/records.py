@@ -7,6 +7,7 @@ for a ring record, nothing (a lost reply is not a lost state). No pickle. Knows 
 import json
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -17,12 +18,20 @@ CODEC_VERSION = 1
 _STATE_HEAD = struct.Struct("<2sBB16s")
 _CRC = struct.Struct("<I")
 _RECORD_HEAD = struct.Struct("<QQ16s16sI")
+_pack_crc, _pack_record = _CRC.pack, _RECORD_HEAD.pack
 
 
 def encode_state(spec: ModelSpec, state: bytes) -> bytes:
     """Magic, codec version, number of tensors, model digest, the raw tensors, CRC-32 of all before."""
-    head = _STATE_HEAD.pack(b"CW", CODEC_VERSION, len(spec.state), spec.digest)
-    return b"".join((head, state, _CRC.pack(crc32(state, crc32(head)))))
+    head, checked = _state_head(len(spec.state), spec.digest)
+    return b"".join((head, state, _pack_crc(crc32(state, checked))))
+
+
+@lru_cache(maxsize=None)
+def _state_head(tensors: int, digest: bytes) -> tuple[bytes, int]:
+    """What stands before the tensors of a model, and its CRC-32."""
+    head = _STATE_HEAD.pack(b"CW", CODEC_VERSION, tensors, digest)
+    return head, crc32(head)
 
 
 def decode_state(spec: ModelSpec, blob: bytes) -> bytes:
@@ -60,9 +69,9 @@ class Record(NamedTuple):
 
 def encode_record(record: Record) -> bytes:
     """Span, digests, timesteps, outputs, CRC-32 of all before. claim.lua reads the first 48 bytes."""
-    head = _RECORD_HEAD.pack(record.first, record.last, record.h_before, record.h_after, record.timesteps)
-    body = head + record.outputs
-    return body + _CRC.pack(crc32(body))
+    first, last, h_before, h_after, timesteps, outputs = record
+    body = _pack_record(first, last, h_before, h_after, timesteps) + outputs
+    return body + _pack_crc(crc32(body))
 
 
 def decode_record(body: bytes) -> Record | None:

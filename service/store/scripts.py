@@ -37,6 +37,7 @@ SCRIPTS = (CLAIM, COMMIT, HEARTBEAT, RELEASE, CLOSE, KILL, PEEK)
 _OWNER = struct.Struct("<16s16s")
 _COMMIT = struct.Struct("<16s16s16s16sIIHH")
 _LENGTH = struct.Struct("<I")
+_pack_commit = _COMMIT.pack
 
 
 def _short(text: bytes) -> bytes:
@@ -85,7 +86,7 @@ class Commit(NamedTuple):
     def pack(self) -> bytes:
         """As commit.lua unpacks it: without its state and records."""
         (_, incarnation, nonce, epoch), n_from, h_from, n_to, h_to, _, records, ttl_ms, lease_ms, ring, _ = self
-        head = _COMMIT.pack(incarnation, nonce, h_from, h_to, ttl_ms, lease_ms, ring, len(records))
+        head = _pack_commit(incarnation, nonce, h_from, h_to, ttl_ms, lease_ms, ring, len(records))
         e, n, m = b"%d" % epoch, b"%d" % n_from, b"%d" % n_to
         return b"%b%c%b%c%b%c%b" % (head, len(e), e, len(n), n, len(m), m)  # as _number: three a timestep
 
@@ -246,7 +247,8 @@ def arguments(items: Sequence[Item]) -> list[bytes]:
     packed = [item.pack() for item in items]
     for item in items:
         if isinstance(item, Commit):
-            packed += (item.state, *item.records)
+            packed.append(item.state)
+            packed += item.records
     return packed
 
 

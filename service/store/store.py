@@ -51,6 +51,8 @@ STORE_ID_KEY = b"cw:store"
 POLICY_SECONDS = 5.0
 """Between two looks at the store's policy."""
 Write = Commit | Release | Close
+_SCRIPTS: dict[type[Write], Script] = {Commit: COMMIT, Release: RELEASE, Close: CLOSE}
+"""In the order in which they are sent."""
 CURSOR_BITS = 52
 """Of a page token: a primary's own cursor; above them its number."""
 
@@ -149,21 +151,24 @@ class Store:
 
         A commit's error other than StoreFull leaves its outcome to the store: the Session ends.
         """
+        kinds = set(map(type, items))
+        if len(kinds) == 1:  # nearly always
+            return await self._write(lane, kinds.pop(), items)
         results: dict[int, Written | CellwireError] = {}
-        for kind, script in ((Commit, COMMIT), (Release, RELEASE), (Close, CLOSE)):
-            chosen: list[Write] = [item for item in items if isinstance(item, kind)]
-            if not chosen:
-                continue
-            started = time.perf_counter()
-            answers = await self._call(self._writes[lane], script, chosen)
-            if kind is Commit:
-                metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
-                metrics.COMMIT_SIZE.observe(len(chosen))
-            for item, answer in zip(chosen, answers, strict=True):
-                results[id(item)] = written(item.owner, answer)
-            if len(results) == len(items):  # nearly always after the commits
-                break
+        for kind in _SCRIPTS:
+            chosen = [item for item in items if type(item) is kind]
+            if chosen:
+                results |= zip(map(id, chosen), await self._write(lane, kind, chosen), strict=True)
         return [results[id(item)] for item in items]
+
+    async def _write(self, lane: int, kind: type[Write], items: Sequence[Write]) -> list[Written | CellwireError]:
+        """Those of one kind."""
+        started = time.perf_counter()
+        answers = await self._call(self._writes[lane], _SCRIPTS[kind], items)
+        if kind is Commit:
+            metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
+            metrics.COMMIT_SIZE.observe(len(items))
+        return [written(item.owner, answer) for item, answer in zip(items, answers, strict=True)]
 
     async def heartbeat_batch(self, items: Sequence[Heartbeat]) -> list[int | CellwireError]:
         """Keeps the leases of idle streams: 0 for each that is still the owner, or why it is not; Unanswered: nothing
