@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 _GRPC_EVENTS = "PollerCompletionQueue"
 """The class of grpc.aio's whose events come by bytes in a pipe, each of which stands for all that are there."""
-_MANY_BYTES = 1 << 16
+_unread = bytearray(1 << 12)
 
 
 class _Loop(uvloop.Loop):
@@ -33,9 +33,9 @@ class _Loop(uvloop.Loop):
 
 def _take(pipe: socket.socket, take_events: Callable[[], None]) -> None:
     """One byte stays, which gRPC reads itself before it takes its events: none that comes meanwhile is missed."""
-    written = len(pipe.recv(_MANY_BYTES, socket.MSG_PEEK))
+    written = pipe.recv_into(_unread, 0, socket.MSG_PEEK)
     if written > 1:
-        pipe.recv(written - 1)
+        pipe.recv_into(_unread, written - 1)
     take_events()
 
 

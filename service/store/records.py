@@ -7,7 +7,7 @@ for a ring record, nothing (a lost reply is not a lost state). No pickle. Knows 
 import json
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -27,7 +27,7 @@ def encode_state(spec: ModelSpec, state: bytes) -> bytes:
     return b"".join((head, state, _pack_crc(crc32(state, checked))))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _state_head(tensors: int, digest: bytes) -> tuple[bytes, int]:
     """What stands before the tensors of a model, and its CRC-32."""
     head = _STATE_HEAD.pack(b"CW", CODEC_VERSION, tensors, digest)
