@@ -7,7 +7,6 @@ from benchmarks.bench import Bench
 from benchmarks.client.task import Task
 from benchmarks.servers import CLIENT_CORE, SERVER_CORE
 from benchmarks.stores import Usage, usage
-from service.settings import Settings
 from tests.topologies import ClusterStore
 
 LOAD = Task(streams=128, connections=128)
@@ -15,9 +14,6 @@ LOAD = Task(streams=128, connections=128)
 
 async def workers(bench: Bench) -> None:
     """One process on its core, and two on both, the client still on one of them."""
-    if "workers" not in Settings.model_fields:
-        bench.skip("", "this release has no workers")
-        return
     async with (
         bench.replica(load="bench") as one,
         bench.replica(load="bench", workers=2, cores=(SERVER_CORE, CLIENT_CORE)) as two,

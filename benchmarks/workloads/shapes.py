@@ -1,11 +1,17 @@
 """W4, W5, W13 and the other models: what a message carries, and how."""
 
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
 from benchmarks.bench import Bench
 from benchmarks.client.talk import Shape
 from benchmarks.client.task import Task
 from benchmarks.models import CARRIED
-from service.settings import default_cache
 
+PULLED = "from service.settings import default_cache; print(default_cache())"
+"""Asked in a process of its own: what the service sets for its process, the bare servers are not to inherit."""
 SILERO = Shape(model="silero_vad", inputs=(("input", (512,)),), outputs=1)
 
 
@@ -36,12 +42,14 @@ async def states(bench: Bench) -> None:
 async def models(bench: Bench) -> None:
     """LSTMs of other sizes, and a real model of speech."""
     shapes = [Shape(), Shape(model="lstm256"), Shape(model="lstm512")]
-    if (default_cache() / "silero_vad").is_dir():
+    told = await asyncio.to_thread(subprocess.check_output, [sys.executable, "-c", PULLED], text=True)
+    pulled = Path(told.strip())
+    if (pulled / "silero_vad").is_dir():
         shapes.append(SILERO)
     else:
         bench.skip("silero_vad", "not fetched: cellwire models pull")
     async with bench.replica(
-        models=f"{bench.models}:{default_cache()}" if SILERO in shapes else bench.models,
+        models=f"{bench.models}:{pulled}" if SILERO in shapes else bench.models,
         load=",".join(shape.model for shape in shapes),
     ) as ours:
         for turn in range(bench.plan.runs):

@@ -1,6 +1,9 @@
 """A run of the suite, small: servers, client and store in processes of their own."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,11 @@ async def test_a_workload_is_measured_and_another_that_fails_does_not_end_the_ru
     assert ours.values["batch"] >= 1
     assert ours.values["store_bytes"] > 1000
     assert str(tmp_path) not in path.read_text()
+
+
+def test_the_bare_servers_inherit_nothing_that_the_service_sets_for_itself() -> None:
+    """Importing it settles gRPC's listener for the process and all that it starts: an echo would be ours."""
+    asked = "import sys, os, benchmarks.__main__; print('service' in sys.modules, 'GRPC_EXPERIMENTS' in os.environ)"
+    bare = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}  # these tests import it
+    told = subprocess.check_output([sys.executable, "-c", asked], text=True, env=bare)
+    assert told.split() == ["False", "False"]
