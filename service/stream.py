@@ -58,7 +58,7 @@ class LiveStream:
         raw, self._message = self._message, b""  # an idle stream keeps no message
         try:
             request = decode_stream(read_stream(raw))
-            if request.WhichOneof("kind") != "timestep":
+            if not request.HasField("timestep"):
                 self._answer.set_result(request)
                 return
             message = request.timestep
