@@ -110,10 +110,10 @@ class Bench:
             cores=cores,
         )
 
-    def echo(self) -> AbstractAsyncContextManager[Server]:
-        """The bare transport."""
-        command = servers.module("benchmarks.baselines.echo")
-        return servers.started(self.children, "echo", "echo", command, self.log("echo"), {})
+    def echo(self, name: str = "echo") -> AbstractAsyncContextManager[Server]:
+        """The bare transport; `tuned_echo`: as the service runs it."""
+        command = servers.module(f"benchmarks.baselines.{name}")
+        return servers.started(self.children, name.replace("_", " "), "echo", command, self.log(name), {})
 
     def log(self, name: str) -> Path:
         """Of a server."""

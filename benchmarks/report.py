@@ -31,8 +31,8 @@ HOW = """## How it is measured
 - The model is an LSTM of 128 units with 40 inputs and 8 outputs, in all servers; its state is 1 KB.
 - The bare echo is a `grpc.aio` stream on uvloop, bytes in and out, that answers each message with as many bytes as a
   reply of ours has: the least that a Python server costs as gRPC comes. For many sessions a message the divisor is its
-  single message. The service switches gRPC to its former listener, with which an echo costs a tenth to a fifth less
-  (decision 0018).
+  single message. The service switches gRPC to its former listener and has gRPC's threads wait for the core (decisions
+  0018 and 0021): "tuned echo", below the ceilings, is an echo on the same.
 - Open loops send at fixed times; latency counts from the time at which a message was to be sent.
 - Baselines are written as one would who wants them to win: bare bytes, uvloop where it can be chosen, one thread of
   ONNX Runtime, no copies that can be avoided. Triton runs the same file in batches in its Python back end (sequence

@@ -60,7 +60,7 @@ WORKLOADS = (
     Workload("W14", "a cluster as store", scale.cluster),
     Workload("growth", "open and stored sessions by the thousand", growth.run),
     Workload("models", "other models", shapes.models),
-    Workload("ceilings", "the model alone, the store alone", ceilings.run),
+    Workload("ceilings", "the transport as ours, the model alone, the store alone", ceilings.run),
     Workload("baselines", "naive servers, Triton, MLServer, Ray Serve", others.run, quick=True),
 )
 

@@ -1,4 +1,4 @@
-"""Ceilings beside the echo: the model alone, and the store alone."""
+"""Ceilings beside the echo: the transport as the service runs it, the model alone, and the store alone."""
 
 import asyncio
 import csv
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import processes
 from benchmarks.bench import Bench
+from benchmarks.client.task import Task
 from benchmarks.servers import CLIENT_CORE, SERVER_CORE
 
 LOOP = """
@@ -32,6 +33,11 @@ CLIENTS, REQUESTS, BYTES = "32", "50000", "1024"
 
 async def run(bench: Bench) -> None:
     """Each on the core where it is in the other workloads."""
+    async with bench.echo() as echo, bench.echo("tuned_echo") as tuned:
+        for turn in range(bench.plan.runs):
+            for load in (Task(streams=32), Task(streams=128)):
+                await bench.measure(echo, turn, load)
+                await bench.measure(tuned, turn, load)
     for turn in range(bench.plan.runs):
         with processes.on_cores(SERVER_CORE):
             for line in (await _output([sys.executable, "-c", LOOP, bench.model("bench")])).splitlines():
