@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 from cellwire.v1 import cell_service_pb2 as pb
 from models.cells import checked
 from service.errors import Draining
+from service.many import ManyStream
 from service.server import Server
 from tests.harness import Place, replica
 from tests.held import SMALL_WINDOW, Held, held_in, held_models
@@ -108,9 +109,11 @@ async def test_who_waits_for_having_come_too_early_does_not_hold_a_drain(channel
     held.loaded.admission._delay = 100 * LONGEST
     await many.step([5], [2], numbers(2))
     await many.send(timesteps=[columns([5], [2], numbers(2))])
+    (stream,) = held.server.servicer.streams
+    assert isinstance(stream, ManyStream)
+    await until(lambda: stream._handles[5]._held is not None, "the message is kept waiting")
     held.server.sessions.draining = True
-    for stream in tuple(held.server.servicer.streams):
-        stream.end(Draining("this replica is going", retry_after=0.0))
+    stream.end(Draining("this replica is going", retry_after=0.0))
     held.gate.set()
     assert (await many.ended()).reason == "DRAINING"
     assert [many.answers[handle][-1].step for handle in (1, 2, 3, 4)] == [1] * 4
