@@ -161,7 +161,7 @@ class Session:
             return self._replay(first, timestep)
         with cell.admission.step(priority, count):
             last = before + count
-            h = self._digest(self.h, rows)
+            h = chain(self.h, cell.signature, rows[0]) if count == 1 else self._digest(self.h, rows)
             # 2
             if self.tail and not self.tail.has_room(count):
                 yield self.tail, count, inf

@@ -10,7 +10,7 @@ from math import inf
 
 from cellwire.v1 import cell_service_pb2 as pb
 from service import metrics
-from service.codec import Reply, decode_stream, decode_timestep, encode_refused, encode_reply, read_stream
+from service.codec import Reply, Unreadable, decode_stream, decode_timestep, encode_refused, encode_reply, read_stream
 from service.errors import CellwireError, Overloaded
 from service.session import Session
 from service.turn import Turn
@@ -26,7 +26,8 @@ class LiveStream:
         self.ended: CellwireError | None = None
         self.waiting = False
         """For the client's next message: the only place where it may be interrupted."""
-        self.welcome = Welcome()
+        self._welcome: Welcome | None = None
+        """None: nothing was refused for load."""
         self.session: Session | None = None
         """None until it is open."""
         self.step = self.priority = 0
@@ -57,18 +58,18 @@ class LiveStream:
         received = self._received = time.monotonic()
         raw, self._message = self._message, b""  # an idle stream keeps no message
         try:
-            request = decode_stream(read_stream(raw))
-            if not request.HasField("timestep"):
-                self._answer.set_result(request)
+            request = read_stream(raw)
+            if isinstance(request, Unreadable) or not request.HasField("timestep"):
+                self._answer.set_result(decode_stream(request))
                 return
-            message = request.timestep
+            message, cell = request.timestep, session.cell
             self.step, self.priority = message.step, message.priority
             if session.follows(self.step):
-                if self.welcome.is_early(self.priority, received):
+                if self._welcome and self._welcome.is_early(self.priority, received):
                     self._answer.set_result(request)
                     return
-                session.cell.admission.check(self.priority)
-            timestep = decode_timestep(message, session.cell.spec, session.unnumbered, self._max_timesteps, received)
+                cell.admission.check(self.priority)
+            timestep = decode_timestep(message, cell.spec, session.unnumbered, self._max_timesteps, received)
         except Exception as error:
             self._answered(error)
         else:
@@ -89,7 +90,8 @@ class LiveStream:
         """The serialized answer to a message in hand that was not executed."""
         metrics.REFUSED.labels(why.reason).inc()
         if isinstance(why, Overloaded) and why.retry_after:
-            self.welcome.sent_away(self.priority, why.retry_after)
+            self._welcome = self._welcome or Welcome()
+            self._welcome.sent_away(self.priority, why.retry_after)
         return encode_refused(self.step, why).SerializeToString()
 
     def leave(self) -> None:
@@ -103,12 +105,13 @@ class LiveStream:
         Raises:
             Overloaded: come again in the time that is left, if any.
         """
+        assert self._welcome  # noqa: S101  for the type checker: only who was sent away comes too early
         timeout = message.timeout  # not checked yet
         patience = timeout.seconds + timeout.nanos / 1e9 if message.HasField("timeout") else inf
         self.waiting = True
-        await asyncio.sleep(self.welcome.wait(self._received, patience))
+        await asyncio.sleep(self._welcome.wait(self._received, patience))
         self.waiting = False
-        raise self.welcome.too_early()
+        raise self._welcome.too_early()
 
     def end(self, error: CellwireError) -> None:
         """Ends the stream with this error: now if it waits for a message, else behind the one in hand."""

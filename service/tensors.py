@@ -42,8 +42,8 @@ def decode_tensors(
     field: str, specs: Sequence[InputSpec], tensors: Sequence[tensor_pb2.Tensor], timesteps: int
 ) -> tuple[Row, ...]:
     """One Row a timestep: each tensor checked against its spec."""
-    if len(tensors) == 1 == len(specs) and tensors[0].name in ("", specs[0].name):
-        columns = [_checked(field, specs[0], tensors[0], timesteps)]
+    if len(tensors) == 1 == len(specs) and (only := tensors[0]).name in ("", specs[0].name):
+        columns = [_checked(field, specs[0], only, timesteps)]
     else:
         ordered = _in_order(field, specs, tensors)
         columns = [_checked(field, spec, tensor, timesteps) for spec, tensor in zip(specs, ordered, strict=True)]

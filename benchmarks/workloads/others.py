@@ -17,6 +17,8 @@ Start = Callable[[Bench, Path], AbstractAsyncContextManager[Server]]
 LOADS = {
     streams: [Task(streams=streams, connections=connections) for connections in (8, streams)] for streams in (32, 128)
 }
+TRIES = 2
+"""Of a turn: a server that crashes under its load, as Triton's does now and then, is started again."""
 ALONE = Task(streams=1, connections=1, library=True)
 
 
@@ -40,7 +42,8 @@ async def run(bench: Bench) -> None:
         for state in states:
             async with naive(bench, state) as other:
                 loads = LOADS[32] if bench.plan.quick else LOADS[32] + LOADS[128]
-                await in_turn(bench, ours, other, loads)
+                for turn in range(bench.plan.runs):
+                    await in_turn(bench, turn, ours, other, loads)
         await beside(bench, ours, "triton", triton, [*LOADS[32], *LOADS[128], ALONE])
         if not bench.plan.quick:
             await beside(bench, ours, "mlserver", mlserver, LOADS[32])
@@ -54,18 +57,27 @@ async def beside(bench: Bench, ours: Server, name: str, start: Start, loads: lis
         if environment is None:
             bench.skip(name, "not installed: make bench-baselines")
             return
-        async with start(bench, environment) as other:
-            await in_turn(bench, ours, other, loads)
+        turns = [turn for turn in range(bench.plan.runs) for _ in range(TRIES)]
+        while turns:
+            turn = turns.pop(0)
+            try:
+                async with start(bench, environment) as other:
+                    await in_turn(bench, turn, ours, other, loads)
+            except ClientFailed as failure:
+                if turn not in turns:
+                    raise
+                bench.say(f"{name} once more: {failure}")
+            else:
+                turns = [each for each in turns if each != turn]
     except environments.NotHad as failure:
         bench.skip(name, "it cannot be installed here", str(failure))
     except (DidNotStart, ClientFailed) as failure:
         bench.skip(name, f"it failed: {type(failure).__name__}", str(failure))
 
 
-async def in_turn(bench: Bench, ours: Server, other: Server, loads: list[Task]) -> None:
+async def in_turn(bench: Bench, turn: int, ours: Server, other: Server, loads: list[Task]) -> None:
     """Ours is measured anew beside each, so that a machine that drifts takes both along."""
-    for turn in range(bench.plan.runs):
-        for load in loads:
-            client = "grpc.aio" if load.library else "raw"
-            await bench.measure(other, turn, load, client=client, beside=other.name)
-            await bench.measure(ours, turn, load, client=client, beside=other.name)
+    for load in loads:
+        client = "grpc.aio" if load.library else "raw"
+        await bench.measure(other, turn, load, client=client, beside=other.name)
+        await bench.measure(ours, turn, load, client=client, beside=other.name)

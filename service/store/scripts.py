@@ -285,9 +285,9 @@ class Denied:
 
 def stored(number: bytes) -> int:
     """A step, epoch, count or time as it is stored; ValueError for anything else."""
-    if not number.isdigit() or len(number) > 16 or int(number) > MAX_STEP:
-        raise ValueError("a number of the store expected")
-    return int(number)
+    if number.isdigit() and len(number) <= 16 and (value := int(number)) <= MAX_STEP:
+        return value
+    raise ValueError("a number of the store expected")
 
 
 def claim_answer(answer: list[bytes]) -> Granted | Denied:

@@ -698,7 +698,7 @@ _STEPS = (
         "early-comer-served",
         "Who comes again before the time that was told is kept waiting: what it sends costs no more than refusals may.",
         "service/stream.py",
-        "if self.welcome.is_early(self.priority, received):",
+        "if self._welcome and self._welcome.is_early(self.priority, received):",
         "if False:",
         (f"{OVERLOAD}::test_who_comes_again_before_the_time_that_was_told_waits_and_is_sent_away",),
     ),
