@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,5 +47,6 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
     until the one that has it waits for something, too, so that what woke it comes together.
     """
     if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with suppress(OSError):  # a sandbox may forbid it: then it costs more
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     return uvloop.run(main, loop_factory=_Loop)

@@ -42,9 +42,11 @@ def write_repository(repository: Path, model: Path, packages: Path, inputs: int,
 
 
 def write_backends(backends: Path, package: Path) -> None:
-    """The back ends, with the process for Python where they look for it."""
+    """The back ends, with the process for Python where they look for it; once, a process of before may still run."""
     python = backends / "python"
-    shutil.copytree(package / "backends" / "python", python, dirs_exist_ok=True)
+    if python.exists():
+        return
+    shutil.copytree(package / "backends" / "python", python)
     version = sysconfig.get_python_version()
     shutil.copy(package / "python_backend_stubs" / version / "triton_python_backend_stub", python)
 
