@@ -133,6 +133,13 @@ def written(owner: Owner, told: Told | Unanswered) -> Written | CellwireError:
     return outcome
 
 
+def released(owner: Owner, told: Told | Unanswered) -> Written | CellwireError:
+    """What a release was answered. One that comes behind another claim is no write that was lost."""
+    if isinstance(told, Told) and told.answer[:7] == b"FENCED ":
+        return Written(0)
+    return written(owner, told)
+
+
 def _outcome(owner: Owner, told: Told) -> Written | CellwireError:
     word, first, second = _words(told.answer)
     match word:

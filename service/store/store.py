@@ -21,7 +21,7 @@ from service.store.endpoint import Node
 from service.store.exchange import Command
 from service.store.keys import session_key, session_of
 from service.store.link import Link, WrongAnswer
-from service.store.outcome import Written, claimed, killed, peeked, written
+from service.store.outcome import Written, claimed, killed, peeked, released, written
 from service.store.scripts import (
     CLAIM,
     CLOSE,
@@ -168,7 +168,8 @@ class Store:
         if kind is Commit:
             metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
             metrics.COMMIT_SIZE.observe(len(items))
-        return [written(item.owner, answer) for item, answer in zip(items, answers, strict=True)]
+        outcome = released if kind is Release else written
+        return [outcome(item.owner, answer) for item, answer in zip(items, answers, strict=True)]
 
     async def heartbeat_batch(self, items: Sequence[Heartbeat]) -> list[int | CellwireError]:
         """Keeps the leases of idle streams: 0 for each that is still the owner, or why it is not; Unanswered: nothing

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from service.codec import encode_status
-from service.errors import CellwireError, StateCorrupt
+from service.errors import CellwireError, StateCorrupt, Superseded
 from service.store.call import Answer, Told
-from service.store.outcome import claimed, peeked, written
+from service.store.outcome import Written, claimed, peeked, released, written
 from service.store.scripts import Granted, Owner, Peek, Seen, claim_answer, peek_answer
 from service.values import MAX_STEP
 from tests.scripted import claim, new_key
@@ -96,3 +97,14 @@ def test_an_answer_of_no_script_is_a_corrupt_session() -> None:
     ]
     for answer in answers:
         assert isinstance(written(OWNER, Told(answer)), StateCorrupt)
+
+
+def test_a_release_behind_another_claim_is_no_write_that_was_fenced() -> None:
+    def fenced() -> float | None:
+        return REGISTRY.get_sample_value("cellwire_fenced_total")
+
+    before, late = fenced() or 0.0, Told(b"FENCED 9 8")
+    assert isinstance(released(OWNER, late), Written)
+    assert fenced() == before
+    assert isinstance(written(OWNER, late), Superseded)
+    assert fenced() == before + 1
