@@ -1,9 +1,9 @@
 """Goodput under overload: what a replica still answers in time when four times as much is asked of it as it can do.
 
 The model takes about 4 ms a run of at most 8 sessions. Gateways send for many sensors on one stream each, at fixed
-times, whether they were answered or not; a sensor that is refused keeps quiet for the time that it was told, as the
-client library does, and what was due meanwhile counts as not answered; measured once more with sensors that send on
-regardless of what they were told.
+times, whether they were answered or not, and tell with each timestep how long it is of use; a sensor that is refused
+keeps quiet for the time that it was told, as the client library does, and what was due meanwhile counts as not
+answered; measured once more with sensors that send on regardless of what they were told.
 Goodput: replies a second that came within 100 ms of the time at which their timestep was to be sent. Capacity: the
 highest rate of which nearly all are good, sought downwards from what sensors reach that wait for each reply. Knows a
 replica's address and its health service; the load runs in processes of its own.
@@ -37,6 +37,8 @@ from cellwire.v1 import cell_service_pb2_grpc, tensor_pb2
 from models import cells
 
 GOOD_SECONDS = 0.1
+TIMEOUT = 0.08
+"""Seconds that a message tells: begun later, it would not be answered in time."""
 INPUTS, MAX_BATCH = 32, 8
 HIDDEN = range(512, 2049, 64)
 RUN_SECONDS = 0.0035
@@ -164,6 +166,7 @@ class Gateway:
         columns = message.timesteps.add(
             handles=[at + 1 for at, _ in due], steps=[self.sensors[at].send(intended) for at, intended in due]
         )
+        columns.timeout.FromMilliseconds(round(1000 * TIMEOUT))
         columns.inputs.add(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[len(due), INPUTS], data=self._data * len(due))
         await self._call.write(message)
 

@@ -27,7 +27,8 @@ HOW = """## How it is measured
   busy with other things too, as far as caches and batches let them; latencies do not.
 - Each load is measured on the servers of a ratio in turn, several times; a ratio is the median of the turns' ratios.
   Of eight connections and one per stream the worse one counts.
-- The store is on a unix socket, append-only file on, `appendfsync everysec`, unless it is noted otherwise.
+- The store is on a unix socket, append-only file on and rewritten from 512 MB, `appendfsync everysec`, unless it is
+  noted otherwise.
 - The model is an LSTM of 128 units with 40 inputs and 8 outputs, in all servers; its state is 1 KB.
 - The bare echo is a `grpc.aio` stream on uvloop, bytes in and out, that answers each message with as many bytes as a
   reply of ours has: the least that a Python server costs as gRPC comes. For many sessions a message the divisor is its
@@ -49,7 +50,9 @@ NOTES = """## Notes
   more.
 - A baseline that cannot be installed is skipped with a line, and its ratios are not measured.
 - Memory is resident memory, which allocators give back late: figures of a kilobyte or less a session are noise.
-- W10 sends on two streams of many sessions, with at most four messages of a session unanswered.
+- W10 sends on two streams of many sessions, with at most four messages of a session unanswered; each tells a timeout
+  of 80 ms, because a reply after 100 ms is of no use to it.
+- The echo is measured in the growth, too: part of what a timestep costs more among 4,096 sessions is the transport's.
 """
 
 FEWEST_RUNS = 3

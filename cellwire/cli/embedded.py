@@ -55,6 +55,7 @@ class EmbeddedStore:
             "save": "",
             "appendonly": "yes",
             "appendfsync": fsync,
+            "auto-aof-rewrite-min-size": "512mb",  # see docs/operations.md
             "maxmemory-policy": "noeviction",
             **(options or {}),
         }
