@@ -208,8 +208,7 @@ class InFlight:
     def __enter__(self) -> None:
         admission = self._admission
         self._entered = admission.check(self._priority)
-        if admission.rate.per_second:
-            admission.rate.take(self._timesteps)
+        admission.rate.take(self._timesteps)
         admission.in_flight += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -13,8 +13,9 @@ FEW_TO_BEGIN = 2000
 
 
 async def run(bench: Bench) -> None:
-    """As many timesteps in flight in all cases, of streams that take turns. The bare echo grows, too: its sessions leave
-    the caches as ours do."""
+    """As many timesteps in flight in all cases, of streams that take turns; of the bare echo's, too, which leave the
+    caches as ours do.
+    """
     once = Task(streams=64, program="churn", steps_a_session=1, shape=Shape(keep=True))
     stored = bench.plan.stored_sessions
     with store_on_client_core(bench.children) as full:

@@ -57,22 +57,32 @@ async def beside(bench: Bench, ours: Server, name: str, start: Start, loads: lis
         if environment is None:
             bench.skip(name, "not installed: make bench-baselines")
             return
-        turns = [turn for turn in range(bench.plan.runs) for _ in range(TRIES)]
-        while turns:
-            turn = turns.pop(0)
-            try:
-                async with start(bench, environment) as other:
-                    await in_turn(bench, turn, ours, other, loads)
-            except ClientFailed as failure:
-                if turn not in turns:
-                    raise
-                bench.say(f"{name} once more: {failure}")
-            else:
-                turns = [each for each in turns if each != turn]
+        for turn in range(bench.plan.runs):
+            await again_if_it_crashes(bench, turn, ours, name, lambda: start(bench, environment), loads)
     except environments.NotHad as failure:
         bench.skip(name, "it cannot be installed here", str(failure))
     except (DidNotStart, ClientFailed) as failure:
         bench.skip(name, f"it failed: {type(failure).__name__}", str(failure))
+
+
+async def again_if_it_crashes(
+    bench: Bench,
+    turn: int,
+    ours: Server,
+    name: str,
+    start: Callable[[], AbstractAsyncContextManager[Server]],
+    loads: list[Task],
+) -> None:
+    """A turn of a baseline that is started for it."""
+    for tries_left in reversed(range(TRIES)):
+        try:
+            async with start() as other:
+                await in_turn(bench, turn, ours, other, loads)
+            return
+        except ClientFailed as failure:
+            if not tries_left:
+                raise
+            bench.say(f"{name} once more: {failure}")
 
 
 async def in_turn(bench: Bench, turn: int, ours: Server, other: Server, loads: list[Task]) -> None:

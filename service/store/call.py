@@ -69,7 +69,7 @@ class Call:
         alone = [item for _, item in items]
         keys = [item.key for item in alone]
         self.command: Command = (b"EVALSHA", self.script.sha, len(keys), *keys, self.tag, *arguments(alone))
-        self.replicas = max([item.replicas if isinstance(item, _REPLICATED) else 0 for item in alone])
+        self.replicas = max(map(_replicas, alone))
 
     def is_answered_by(self, answer: object) -> bool:
         """Whether it is an answer to this call: one that echoes it, or a refusal, which has no echo."""
