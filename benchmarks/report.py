@@ -21,6 +21,9 @@ HOW = """## How it is measured
   messages that are made beforehand and looks only at the bytes that hold the number of a reply, so that it is the
   server that is full. Where "grpc.aio" is noted it speaks through that library, for latencies as a Python application
   sees them.
+- All that is written in Python runs on the quickest Python of the machine of the same minor version
+  (`benchmarks/quickest.py`), Triton's back end, too: distributions and images build theirs with profiles of real
+  programs, pyenv by default does not, and then everything takes 10 to 20 % more CPU.
 - A server listens on a fresh port, and the run fails if any other process listens there, too. `so_reuseport` is off.
 - CPU is user and system time from /proc, of the server with all its threads and children, and of Redis; the client
   reads it at the two instants between which it counts. Ratios divide CPU by CPU, so they hold on a machine that is

@@ -252,23 +252,20 @@ class Reply(NamedTuple):
     degraded: bool = False
 
 
-def _reply_bytes(reply: Reply) -> bytes:
-    step, h, epoch, durable_step, timesteps, outputs, replayed, degraded = reply
-    head = cell_pb.Reply(step=step, h=h, epoch=epoch, durable_step=durable_step)
-    if timesteps or replayed or degraded:  # seldom, and setting a field costs
-        head.MergeFrom(cell_pb.Reply(timesteps=timesteps, replayed=replayed, degraded=degraded))
-    return b"".join((head.SerializeToString(), _OUTPUTS_IN_REPLY, varint(len(outputs)), outputs))
-
-
 def encode_reply(reply: Reply) -> bytes:
     """A serialized StreamResponse with the reply; its outputs go out byte for byte as they are stored."""
-    body = _reply_bytes(reply)
-    return b"".join((_REPLY_IN_STREAM, varint(len(body)), body))
+    step, h, epoch, durable_step, timesteps, outputs, replayed, degraded = reply
+    message = cell_pb.Reply(step=step, h=h, epoch=epoch, durable_step=durable_step)
+    if timesteps or replayed or degraded:  # seldom, and setting a field costs
+        message.MergeFrom(cell_pb.Reply(timesteps=timesteps, replayed=replayed, degraded=degraded))
+    head, size = message.SerializeToString(), varint(len(outputs))
+    length = len(head) + len(_OUTPUTS_IN_REPLY) + len(size) + len(outputs)
+    return b"".join((_REPLY_IN_STREAM, varint(length), head, _OUTPUTS_IN_REPLY, size, outputs))
 
 
 def reply_message(reply: Reply) -> cell_pb.Reply:
     """The reply as a message, for StepResponse."""
-    return cell_pb.Reply.FromString(_reply_bytes(reply))
+    return cell_pb.StreamResponse.FromString(encode_reply(reply)).reply
 
 
 _LONGEST_DURATION = 315_576_000_000.0

@@ -15,9 +15,10 @@ class NotHad(Exception):
 
 
 def installed(name: str) -> Path | None:
-    """Its environment, if it is there whole."""
+    """Its environment, if it is there whole and of this Python."""
     environment = _environment(name)
-    return environment if (environment / "whole").exists() else None
+    whole = environment / "whole"
+    return environment if whole.exists() and whole.read_text() == sys.version else None
 
 
 def install(name: str) -> Path:
@@ -48,7 +49,7 @@ def install(name: str) -> Path:
     if made.returncode:
         last = next((line for line in reversed(made.stderr.splitlines()) if line.startswith("ERROR")), "unknown")
         raise NotHad(last.removeprefix("ERROR: "))
-    (environment / "whole").touch()
+    (environment / "whole").write_text(sys.version)
     return environment
 
 
