@@ -1,6 +1,8 @@
 """The benchmarks' command line: `python -m benchmarks --help`."""
 
 import asyncio
+import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +55,11 @@ def run(
     if again and not only:
         workloads = [workload for workload in workloads if workload.name not in results.done]
     plan = Plan(runs, seconds, warm, quick, idle, stored)
+    if results.measurements and (results.settings, results.machine["python"]) != (
+        asdict(plan),
+        platform.python_version(),
+    ):
+        raise typer.BadParameter("the file is of other settings or another Python", param_hint="--continue")
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         asyncio.run(suite.run(workloads, plan, results, json_path, progress))

@@ -60,6 +60,8 @@ class Bench:
         self._progress = progress
         self._task = progress.add_task("", total=None)
         self._workload = ""
+        self.failed: set[str] = set()
+        """Workloads of which a part failed."""
         self._reply_bytes: dict[Shape, int] = {}
 
     def model(self, name: str) -> Path:
@@ -79,6 +81,11 @@ class Bench:
         name = f"{self._workload} {what}".strip()
         self.results.skipped[name] = why
         self.say(f"skipped: {name}: {why}\n{details}".strip())
+
+    def fail(self, what: str, failure: Exception, details: str) -> None:
+        """The same of what was tried: a run that is continued tries it again."""
+        self.failed.add(self._workload)
+        self.skip(what, f"it failed: {type(failure).__name__}", details)
 
     def replica(
         self,
@@ -174,6 +181,7 @@ class Bench:
         before, used_before = server.metrics(), store.usage()
         told = await self.run(server, task, store)
         if not told.steps:  # on a machine that does everything but this
+            before, used_before = server.metrics(), store.usage()
             told = await self.run(server, replace(task, seconds=LONGER * task.seconds), store)
         if not told.steps:
             raise ClientFailed(f"{server.name}: nothing was answered")

@@ -322,11 +322,13 @@ async def measure(target: str, seconds: float = 5.0) -> dict[str, Any]:
     capacity, closed_loop = await capacity_of(target, min(seconds, 3.0))
     over = asyncio.Event()
     checking = asyncio.create_task(longest_check(target, over))
-    once = await loaded(target, "once", SENSORS, capacity, seconds)
-    twofold = await loaded(target, "twofold", SENSORS, 2 * capacity, seconds)
-    fourfold = await loaded(target, "fourfold", SENSORS, 4 * capacity, seconds)
-    regardless = await loaded(target, "regardless", SENSORS, 4 * capacity, seconds, obeys=False)
-    over.set()
+    try:
+        once = await loaded(target, "once", SENSORS, capacity, seconds)
+        twofold = await loaded(target, "twofold", SENSORS, 2 * capacity, seconds)
+        fourfold = await loaded(target, "fourfold", SENSORS, 4 * capacity, seconds)
+        regardless = await loaded(target, "regardless", SENSORS, 4 * capacity, seconds, obeys=False)
+    finally:
+        over.set()
     return {
         "capacity": round(capacity),
         "closed_loop": round(closed_loop),

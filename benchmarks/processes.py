@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ALLOWED = os.sched_getaffinity(0)
@@ -16,10 +16,14 @@ def family(pid: int) -> list[int]:
     """The process and its descendants; none if it is gone."""
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-        children = [Path(f"/proc/{pid}/task/{task}/children").read_text().split() for task in tasks]
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return [pid, *(member for some in children for child in some for member in family(int(child)))]
+    members = [pid]
+    for task in tasks:
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                members += family(int(child))
+    return members
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

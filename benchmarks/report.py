@@ -10,21 +10,22 @@ from benchmarks.measurements import Measurement, Results
 HEAD = """# Benchmarks
 
 This page is made by `python -m benchmarks report` from a run of `make bench`; `benchmarks/results/latest.json` has
-every figure of it. `make bench-quick` measures the most important ratios in less than four minutes, and `python -m
-benchmarks run --only W3` a single part; a run that was interrupted goes on with `--continue`.
+every figure of it. `make bench-quick` measures the most important ratios in less than four minutes, and
+`make bench ARGS="--only W3"` a single part; a run that was interrupted goes on with `ARGS=--continue`.
 """
 
 HOW = """## How it is measured
 
-- One run starts every server itself, on one core; the client and Redis share another one. The client is a process of
-  its own and the same code for every server: an HTTP/2 client that writes what one read caused in one write, sends
-  messages that are made beforehand and looks only at the bytes that hold the number of a reply, so that it is the
-  server that is full. Where "grpc.aio" is noted it speaks through that library, for latencies as a Python application
-  sees them.
+- One run starts every server itself, on one core (W11's two workers: on both); the client and Redis share another
+  one. The client is a process of its own and the same code for every server: an HTTP/2 client that writes what one
+  read caused in one write, sends messages that are made beforehand and looks only at the bytes that hold the number
+  of a reply, so that it is the server that is full. Where "grpc.aio" is noted it speaks through that library, for
+  latencies as a Python application sees them.
 - All that is written in Python runs on the quickest Python of the machine of the same minor version
   (`benchmarks/quickest.py`), Triton's back end, too: distributions and images build theirs with profiles of real
   programs, pyenv by default does not, and then everything takes 10 to 20 % more CPU.
-- A server listens on a fresh port, and the run fails if any other process listens there, too. `so_reuseport` is off.
+- A server listens on a fresh port, and the run fails if any other process listens there, too. `so_reuseport` is
+  off, but for W11's two workers.
 - CPU is user and system time from /proc, of the server with all its threads and children, and of Redis; the client
   reads it at the two instants between which it counts. Ratios divide CPU by CPU, so they hold on a machine that is
   busy with other things too, as far as caches and batches let them; latencies do not.

@@ -76,7 +76,10 @@ def chosen(only: Sequence[str], quick: bool) -> list[Workload]:
 async def run(workloads: Sequence[Workload], plan: Plan, results: Results, path: Path, progress: Progress) -> None:
     """Measures them, into `results` and the file at `path`; one that fails is noted, and the next goes on."""
     results.at = datetime.now(UTC).isoformat(timespec="seconds")
-    results.machine, results.settings = machine(), asdict(plan)
+    before, results.machine, results.settings = results.machine, machine(), asdict(plan)
+    if results.measurements:  # some of another commit stay
+        commits = dict.fromkeys((*str(before["commit"]).split(", "), str(results.machine["commit"])))
+        results.machine["commit"] = ", ".join(commits)
     whole = progress.add_task("suite", total=len(workloads))
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
@@ -92,10 +95,9 @@ async def run(workloads: Sequence[Workload], plan: Plan, results: Results, path:
             try:
                 await workload.run(bench)
             except Exception as failure:
-                bench.skip("", f"it failed: {type(failure).__name__}", traceback.format_exc())
-            else:
-                if workload.name not in results.skipped:
-                    results.done.append(workload.name)
+                bench.fail("", failure, traceback.format_exc())
+            if workload.name not in bench.failed:
+                results.done.append(workload.name)
             results.ratios, results.figures = bars.ratios(results), bars.figures(results)
             results.write(path)
             progress.advance(whole)

@@ -33,12 +33,12 @@ LONGEST_DELAY = 5.0
 
 
 class Rate:
-    """So many timesteps a second: a bucket that holds one second's worth. 0: no limit."""
+    """So many timesteps a second: a bucket that holds one second's worth, and one at least. 0: no limit."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_second = per_second
         self._clock = clock
-        self._tokens = per_second
+        self._most = self._tokens = max(1.0, per_second)
         self._filled = clock()
 
     def take(self, count: int) -> None:
@@ -50,7 +50,7 @@ class Rate:
         if not self.per_second:
             return
         now = self._clock()
-        self._tokens = min(self.per_second, self._tokens + (now - self._filled) * self.per_second)
+        self._tokens = min(self._most, self._tokens + (now - self._filled) * self.per_second)
         self._filled = now
         if self._tokens < 1:
             raise Quota(

@@ -1,6 +1,6 @@
 """The generic batcher: what arrives while a batch runs forms the next one. No timer.
 
-It serves twice, for the steps of a cell and for commits to the store, and knows neither.
+It serves three times, for the steps of a cell, and for claims and commits of the store, and knows none of them.
 """
 
 import asyncio
@@ -10,8 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
+import structlog
+
 from service import tasks
 from service.errors import CellwireError, Draining, StepDeadline
+
+logger = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -181,10 +185,13 @@ class Batcher(Generic[Item, Result]):
                 raise
         else:
             for waiter, result in zip(waiters, results, strict=True):
-                if isinstance(result, CellwireError):
-                    waiter.set_exception(result)
-                else:
-                    waiter.set_result(result)
+                try:
+                    if isinstance(result, CellwireError):
+                        waiter.set_exception(result)
+                    else:
+                        waiter.set_result(result)
+                except Exception:  # its own fault: the others have their answers, and the next batch its turn
+                    logger.exception("batcher.waiter_failed")
 
     def _fail_waiting(self) -> None:
         waiting = [waiter for _, waiter, *_ in self._waiting]

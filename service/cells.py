@@ -4,7 +4,7 @@ Knows how models are loaded and where a batch runs; knows no session.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -39,8 +39,6 @@ class LoadedCell:
         self._non_finite = metrics.NON_FINITE.labels(cell.spec.name)
         self.batcher: Batcher[CellWork, CellResult] = Batcher(self._run, cell.spec.max_batch)
         self.admission = Admission(step_target, cell.spec.max_batch, cell.seconds(cell.spec.max_batch), rate)
-        metrics.IN_FLIGHT.labels(cell.spec.name).set_function(lambda: self.admission.in_flight)
-        metrics.IN_FLIGHT_LIMIT.labels(cell.spec.name).set_function(lambda: self.admission.limit)
 
     async def __aenter__(self) -> "LoadedCell":
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"cell-{self.spec.name}")
@@ -85,18 +83,26 @@ class Cells:
         self._loaded: dict[tuple[str, str], LoadedCell] = {}
         self._loading = asyncio.Lock()
         self.served: tuple[str, ...] = ()
-        """Keys of all versions that this replica can serve, loaded or not."""
+        """Keys of all versions that this replica can serve, loaded or not; one that fails its proof leaves."""
 
     async def __aenter__(self) -> "Cells":
-        keys: list[str] = []
         for name in self._names or self._repository.names():
             try:
-                await self._load(name, self._repository.versions(name)[-1])
-                keys.extend(self._repository.spec(name, version).key for version in self._repository.versions(name))
+                versions = self._repository.versions(name)
+                await self._load(name, versions[-1])
             except (ModelRefused, ModelUnknown) as error:
                 logger.error("model.refused", model=name, why=str(error))
-        self.served = tuple(keys)
+            else:
+                self.served += tuple(self._keys(name, versions))
         return self
+
+    def _keys(self, name: str, versions: Sequence[str]) -> Iterator[str]:
+        """Of the versions whose contract can be read; the older ones are proved when they are asked for."""
+        for version in versions:
+            try:
+                yield self._repository.spec(name, version).key
+            except ModelRefused as error:
+                logger.error("model.refused", model=name, version=version, why=str(error))
 
     async def __aexit__(self, *_: object) -> None:
         for cell in self._loaded.values():
@@ -104,7 +110,7 @@ class Cells:
 
     def names(self) -> list[str]:
         """Of the models that are served."""
-        return sorted({name for name, _ in self._loaded})
+        return sorted({key.partition("/")[0] for key in self.served})
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Of one of them, oldest first."""
@@ -150,10 +156,14 @@ class Cells:
                     cell = await asyncio.to_thread(load, self._repository, name, version)
                 except ModelRefused:
                     metrics.MODEL_LOADS.labels(name, "refused").inc()
+                    self.served = tuple(key for key in self.served if not key.startswith(f"{name}/{version}/"))
                     raise
                 metrics.MODEL_LOADS.labels(name, "served").inc()
                 logger.info("model.loaded", model=name, version=version, max_batch=cell.spec.max_batch)
                 self._loaded[name, version] = await LoadedCell(cell, self._step_target, self._rate).__aenter__()
+                admissions = [cell.admission for (other, _), cell in self._loaded.items() if other == name]
+                metrics.IN_FLIGHT.labels(name).set_function(lambda: sum(each.in_flight for each in admissions))
+                metrics.IN_FLIGHT_LIMIT.labels(name).set_function(lambda: sum(each.limit for each in admissions))
         return self._loaded[name, version]
 
 

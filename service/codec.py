@@ -1,4 +1,5 @@
-"""Protobuf <-> values. Every check on what a client sends is here; what comes out of `decode_*` can be trusted.
+"""Protobuf <-> values. The checks on what a client sends are here, those of tensors in `tensors`, of many timesteps in
+`columns`; what comes out of `decode_*` can be trusted.
 
 Knows the message types, not gRPC. A message that cannot be parsed arrives as UNREADABLE.
 """
@@ -268,13 +269,10 @@ def reply_message(reply: Reply) -> cell_pb.Reply:
     return cell_pb.StreamResponse.FromString(encode_reply(reply)).reply
 
 
-_LONGEST_DURATION = 315_576_000_000.0
-
-
 def duration(seconds: float) -> Duration:
     """Seconds as a protobuf Duration, to the millisecond; at most the longest that there is."""
     result = Duration()
-    result.FromMilliseconds(round(min(max(0.0, seconds), _LONGEST_DURATION) * 1000))
+    result.FromMilliseconds(round(min(max(0.0, seconds), MAX_SECONDS) * 1000))
     return result
 
 

@@ -5,7 +5,7 @@ never values of tensors, tokens, or the text of another exception.
 """
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 from grpc import StatusCode
@@ -52,11 +52,9 @@ class CellwireError(Exception):
             self.retry_after = RETRY_AFTER
 
 
-@dataclass(eq=False)
 class InternalError(CellwireError):
     """Anything unforeseen: fixed text and an id that the log has."""
 
-    error_id: str = field(default="")
     ends_stream = True
 
 
@@ -65,12 +63,6 @@ class InvalidInput(CellwireError):
     """A field is not what was expected."""
 
     code, reason = StatusCode.INVALID_ARGUMENT, "INVALID_INPUT"
-
-
-class OpenExpected(CellwireError):
-    """The first message of a stream must open a session."""
-
-    code, reason, ends_stream = StatusCode.FAILED_PRECONDITION, "OPEN_EXPECTED", True
 
 
 class LastStepMismatch(CellwireError):
@@ -135,7 +127,31 @@ class StepDeadline(CellwireError):
     code, reason = StatusCode.DEADLINE_EXCEEDED, "STEP_DEADLINE"
 
 
+class AlreadyOpen(CellwireError):
+    """A stream opens one session, once."""
+
+    code, reason = StatusCode.FAILED_PRECONDITION, "ALREADY_OPEN"
+
+
+class WindowExceeded(CellwireError):
+    """More unanswered messages of a handle than its window."""
+
+    code, reason = StatusCode.RESOURCE_EXHAUSTED, "WINDOW_EXCEEDED"
+
+
+class Unsupported(CellwireError):
+    """A part of the protocol that this release does not serve."""
+
+    code, reason = StatusCode.UNIMPLEMENTED, "UNSUPPORTED"
+
+
 # refused at open, or the end of a stream: the session stays in the store
+class OpenExpected(CellwireError):
+    """The first message of a stream must open a session."""
+
+    code, reason, ends_stream = StatusCode.FAILED_PRECONDITION, "OPEN_EXPECTED", True
+
+
 class SessionBusy(CellwireError):
     """Another replica holds the session and the caller showed no token."""
 
@@ -196,12 +212,6 @@ class ModelChanged(CellwireError):
     code, reason, ends_stream = StatusCode.FAILED_PRECONDITION, "MODEL_CHANGED", True
 
 
-class AlreadyOpen(CellwireError):
-    """A stream opens one session, once."""
-
-    code, reason = StatusCode.FAILED_PRECONDITION, "ALREADY_OPEN"
-
-
 class CodecTooNew(CellwireError):
     """The stored state was written by a newer release."""
 
@@ -256,20 +266,13 @@ class SlowConsumer(CellwireError):
     code, reason, ends_stream = StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER", True
 
 
-class WindowExceeded(CellwireError):
-    """More unanswered messages of a handle than its window."""
-
-    code, reason = StatusCode.RESOURCE_EXHAUSTED, "WINDOW_EXCEEDED"
-
-
-class Unsupported(CellwireError):
-    """A part of the protocol that this release does not serve."""
-
-    code, reason = StatusCode.UNIMPLEMENTED, "UNSUPPORTED"
-
-
 def internal_error(error: BaseException, method: str) -> InternalError:
     """The error that stands for one that nobody foresaw; it is in the log."""
+    return unforeseen("rpc.internal_error", method=method, exc_info=error)
+
+
+def unforeseen(event: str, **what: object) -> InternalError:
+    """What a client is told of what only the log has: an id to find it there."""
     error_id = secrets.token_hex(4)
-    logger.error("rpc.internal_error", method=method, error_id=error_id, exc_info=error)
+    logger.error(event, error_id=error_id, **what)
     return InternalError(f"internal error {error_id}")

@@ -15,10 +15,15 @@ SUB_MILLISECOND = (
 )  # fmt: skip
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-STEP_SECONDS = Distribution("cellwire_step_seconds", "From a decoded timestep to its reply.", buckets=SUB_MILLISECOND)
+STEP_SECONDS = Distribution(
+    "cellwire_step_seconds", "From a message with timesteps to its reply.", buckets=SUB_MILLISECOND
+)
 BATCH_SIZE = Distribution("cellwire_batch_size", "Sessions in one run of a cell.", ["model"], buckets=SIZES)
 QUEUE_SECONDS = Distribution(
-    "cellwire_queue_seconds", "A timestep's wait for its batch.", ["model"], buckets=SUB_MILLISECOND
+    "cellwire_queue_seconds",
+    "How long the oldest timestep of a batch waited for it.",
+    ["model"],
+    buckets=SUB_MILLISECOND,
 )
 COMMIT_SECONDS = Distribution("cellwire_commit_seconds", "One call to the store with commits.", buckets=SUB_MILLISECOND)
 COMMIT_SIZE = Distribution("cellwire_commit_size", "Sessions in one call to the store.", buckets=SIZES)

@@ -5,7 +5,7 @@ import gc
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any
 
@@ -230,7 +230,6 @@ class Server:
         metrics.DRAINING.set(1)
         logger.info("server.draining", streams=len(self.servicer.streams))
         self.sessions.draining = True
-        self._ready = False
         await self._tell_readiness()
         failpoints.hit("in_drain")
         # 2
@@ -240,7 +239,9 @@ class Server:
         await self._within(self._settings.drain_seconds, self._settled())
         # 4
         await self._grpc.stop(0 if self.servicer.live else STOP_GRACE)
-        await self._within(STOP_GRACE, self._settled())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_GRACE):  # after a second signal, too
+                await self._settled()
         metrics.DRAINING.set(0)
         logger.info("server.stopped", cut_off=self.servicer.live)
 

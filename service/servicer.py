@@ -8,7 +8,7 @@ from typing import Any
 
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import cell_service_pb2_grpc
-from service import failpoints
+from service import failpoints, metrics
 from service.admission import Cap
 from service.calls import Calls
 from service.codec import (
@@ -134,7 +134,8 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
                 case "close":
                     stream.step = message.close.step
                     return pb.StreamResponse(closed=pb.Closed(step=await close(session, message.close)))
-            raise AlreadyOpen("a stream opens one session, once")
+                case _:
+                    raise AlreadyOpen("a stream opens one session, once")
         except CellwireError as error:
             if error.ends_stream:
                 raise
@@ -162,6 +163,7 @@ class CellServicer(cell_service_pb2_grpc.CellServiceServicer):
         finally:
             self._running_calls -= 1
             self._left.set()
+        metrics.STEP_SECONDS.observe(time.monotonic() - received)
         told = opened_message(opened, self._sessions.terms, request.open.metadata)
         return pb.StepResponse(opened=told, reply=reply_message(reply))
 

@@ -180,7 +180,7 @@ class Sessions:
             )
             if request.replies_after is not None:
                 session.replies_after(request.replies_after)
-        except CellwireError:
+        except BaseException:
             self.spawn(self._release(owner, TTL_AS_IT_IS))
             raise
         how = granted.how

@@ -13,7 +13,7 @@ STORE_SCHEMES = (
     "unix://",
     *(f"{tls}{form}://" for tls in ("redis", "rediss") for form in ("", "+sentinel", "+cluster")),
 )
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 PACKAGED_MODELS = Path(__file__).parent.parent / "models" / "trained"
 
 

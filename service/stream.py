@@ -7,6 +7,7 @@ task: a close, and who comes too early.
 import asyncio
 import time
 from math import inf
+from typing import NoReturn
 
 from cellwire.v1 import cell_service_pb2 as pb
 from service import metrics
@@ -24,6 +25,8 @@ class LiveStream:
     def __init__(self, turn: "Turn[LiveStream]", max_timesteps: int) -> None:
         """`turn` calls `take`."""
         self.ended: CellwireError | None = None
+        self._interrupted = False
+        """By `end`, which cancelled its task."""
         self.waiting = False
         """For the client's next message: the only place where it may be interrupted."""
         self._welcome: Welcome | None = None
@@ -99,7 +102,7 @@ class LiveStream:
         if self._way:
             self._way.leave()
 
-    async def hold_back(self, message: pb.Timestep) -> None:
+    async def hold_back(self, message: pb.Timestep) -> NoReturn:
         """Keeps who comes too early waiting until it may come, and sends it away unexecuted.
 
         Raises:
@@ -118,11 +121,11 @@ class LiveStream:
         if self.ended is None:
             self.ended = error
             if self.waiting and self._task:
-                self._task.cancel()
+                self._interrupted = self._task.cancel()
 
     def was_interrupted(self) -> bool:
         """True if a cancellation that was just caught is `end`'s and not the client's; it is taken back."""
-        if self.ended is None or self._task is None:
+        if not self._interrupted or self._task is None:
             return False
         self._task.uncancel()
         return True

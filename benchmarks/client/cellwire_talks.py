@@ -125,7 +125,7 @@ class CellwireMany(Talk):
         ).SerializeToString()
         self._last = [0] * shape.sessions
         """The last step of each."""
-        self._open = self._answered = self._advanced = 0
+        self._open = self._answered = self._refused = 0
 
     def opening(self) -> bytes | None:
         return pb.StreamManyRequest(opens=self._opens).SerializeToString()
@@ -149,13 +149,12 @@ class CellwireMany(Talk):
                 self._last[handle - 1] += self._each
                 if step != self._last[handle - 1]:
                     raise WrongAnswer(f"step {step} instead of {self._last[handle - 1]}")
-            self._advanced += len(columns.handles)
             self._answered += len(columns.handles)
         for refusal in response.refused:
             if refusal.ended:
                 raise WrongAnswer(refusal.status.message)
-        self._answered += len(response.refused)
-        if self._answered < len(self._handles):
+        self._refused += len(response.refused)
+        if self._answered + self._refused < len(self._handles):
             return None
-        advanced, self._advanced, self._answered = self._advanced, 0, 0
-        return advanced * self._each
+        answered, self.refused, self._answered, self._refused = self._answered, self._refused, 0, 0
+        return answered * self._each

@@ -64,10 +64,6 @@ class Call:
         """No message comes any more."""
         self._connection.send(self, b"", True)
 
-    def cancel(self) -> None:
-        """Ends the call; nothing of it is reported any more."""
-        self._connection.forget(self)
-
     def take(self, data: bytes) -> None:
         """Cuts messages out of what came."""
         if self._rest:
@@ -130,11 +126,6 @@ class Connection(asyncio.Protocol):
         else:
             self._waiting.append((call, body, last))
             self._send_waiting()
-
-    def forget(self, call: Call) -> None:
-        """Resets a call."""
-        if self._calls.pop(call.number, None):
-            self._write(frame(_RST_STREAM, 0, call.number, struct.pack(">L", 8)))
 
     def close(self) -> None:
         """Closes the connection; what is under way is not reported."""

@@ -61,6 +61,8 @@ class Talk:
     path: str
     unary = False
     """Each message is a call of its own."""
+    refused = 0
+    """Sessions of the message that is answered whole whose timesteps were not executed."""
 
     def opening(self) -> bytes | None:
         """What is sent first, and answered once; None: nothing."""

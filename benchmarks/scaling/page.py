@@ -358,7 +358,7 @@ not see that timesteps meet by chance.
 DOUBTS = """\
 ## What to doubt
 
-- Costs a timestep were fitted on up to 128 streams a replica and taken as constant beyond.
+- Costs a timestep were fitted on up to 512 streams a replica and taken as constant beyond.
 - Sessions are spread evenly over replicas and shards; a hot shard is full when the others are not.
 - Opening, closing, takeovers, rolling restarts, AOF rewrites and copies of the store come on top.
 - Simulated percentiles know queueing alone; capacity follows from CPU and is the firmer half of this page.

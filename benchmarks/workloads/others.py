@@ -62,7 +62,7 @@ async def beside(bench: Bench, ours: Server, name: str, start: Start, loads: lis
     except environments.NotHad as failure:
         bench.skip(name, "it cannot be installed here", str(failure))
     except (DidNotStart, ClientFailed) as failure:
-        bench.skip(name, f"it failed: {type(failure).__name__}", str(failure))
+        bench.fail(name, failure, str(failure))
 
 
 async def again_if_it_crashes(

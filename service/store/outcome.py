@@ -216,5 +216,4 @@ def _unreadable() -> CellwireError:
 
 
 def _unexpected(why: str) -> CellwireError:
-    logger.error("store.unexpected_answer", why=why)
-    return errors.InternalError("unexpected answer of the store")
+    return errors.unforeseen("store.unexpected_answer", why=why)

@@ -32,7 +32,6 @@ RELEASE = Script("release")
 CLOSE = Script("close")
 KILL = Script("kill")
 PEEK = Script("peek")
-SCRIPTS = (CLAIM, COMMIT, HEARTBEAT, RELEASE, CLOSE, KILL, PEEK)
 
 _OWNER = struct.Struct("<16s16s")
 _COMMIT = struct.Struct("<16s16s16s16sIIHH")

@@ -311,3 +311,22 @@ def test_examples_run(target: str) -> None:
     assert merged[3].startswith("3000 forecasts for 1000 sensors in ")
     assert len(example("sync_client.py", target)) == 20
     assert len(example("microphone.py", target, stdin=bytes(3000))) == 3
+
+
+def test_what_grpc_reads_when_it_is_imported_is_set_by_then() -> None:
+    looks = """
+import os, sys
+
+class Look:
+    def find_spec(self, name, path=None, target=None):
+        if name == "grpc":
+            print(os.environ.get("GRPC_EXPERIMENTS"))
+
+sys.meta_path.insert(0, Look())
+sys.argv = ["cellwire", "--version"]
+from cellwire.cli import main
+main()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    told = subprocess.run([sys.executable, "-c", looks], capture_output=True, text=True, env=environment, check=True)
+    assert told.stdout.splitlines()[0] == "-event_engine_listener"

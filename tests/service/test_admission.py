@@ -252,6 +252,17 @@ def test_nothing_is_counted_for_who_is_refused_by_the_rate() -> None:
     assert admission.in_flight == 0
 
 
+def test_a_rate_below_one_lets_one_in_now_and_then() -> None:
+    clock = Clock()
+    rate = Rate(0.5, clock)
+    for _ in range(3):
+        rate.take(1)
+        with pytest.raises(Quota) as refused:
+            rate.take(1)
+        assert refused.value.retry_after == pytest.approx(2.0)
+        clock.now += 2.0
+
+
 def test_a_rate_holds_one_second_and_tells_when_the_next_may_come() -> None:
     clock = Clock()
     rate = Rate(10, clock)

@@ -84,6 +84,27 @@ async def test_a_cancelled_waiter_takes_nothing_from_the_others() -> None:
     assert machine.batches == [[0], [1, 3], [5]]
 
 
+async def test_a_waiter_that_raises_takes_no_answer_from_the_others() -> None:
+    class Broken:
+        left = False
+
+        def set_result(self, _: int) -> None:
+            raise ZeroDivisionError
+
+        def set_exception(self, _: BaseException) -> None:
+            raise ZeroDivisionError
+
+    machine = Machine()
+    async with Batcher(machine, 64) as batcher:
+        first = await shut(machine, batcher)
+        batcher.put(1, Broken())
+        behind = batcher.submit(2)
+        machine.gate.set()
+        assert await first == 0
+        assert await behind == 4
+        assert await batcher.submit(3) == 6
+
+
 async def test_an_item_whose_deadline_passed_is_not_run() -> None:
     machine = Machine()
     async with Batcher(machine, 64) as batcher:
