@@ -30,6 +30,8 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from benchmarks import processes
+from benchmarks.servers import CLIENT_CORE, SERVER_CORE
 from cellwire.cli.children import Children
 from cellwire.cli.embedded import EmbeddedStore
 from cellwire.v1 import cell_service_pb2 as pb
@@ -347,8 +349,13 @@ async def measure(target: str, seconds: float = 5.0) -> dict[str, Any]:
 
 
 async def measure_alone(seconds: float) -> dict[str, Any]:
-    """`measure` on a replica and a store of its own."""
-    with tempfile.TemporaryDirectory() as directory, Children() as children, EmbeddedStore(children) as store:
+    """`measure` on a replica and a store of its own: the replica on one core, all else on another."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        processes.on_cores(CLIENT_CORE),
+        Children() as children,
+        EmbeddedStore(children) as store,
+    ):
         repository, port_file, log = (Path(directory) / name for name in ("models", "port", "log"))
         write_model(repository)
         environment = {
@@ -359,7 +366,8 @@ async def measure_alone(seconds: float) -> dict[str, Any]:
             "CELLWIRE_PORT_FILE": str(port_file),
             "CELLWIRE_LOG_LEVEL": "WARNING",
         }
-        replica = children.start([sys.executable, "-m", "service"], log=log, env=environment)
+        with processes.on_cores(SERVER_CORE):
+            replica = children.start([sys.executable, "-m", "service"], log=log, env=environment)
         while not (port_file.exists() and port_file.read_text().endswith("\n")):
             if replica.poll() is not None:
                 raise SystemExit(log.read_text())

@@ -136,9 +136,7 @@ class Batcher(Generic[Item, Result]):
                     self._idle = loop.create_future()
                     await self._idle
                 await self._gather()
-                batch = self._take()
-                if batch:
-                    await self._answer(batch)
+                await self._answer(self._take())  # no name for it here: an idle batcher would hold its last batch
         finally:
             self._serving = False
             self._fail_waiting()
@@ -172,6 +170,8 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     async def _answer(self, batch: list[_Waiting[Item, Result]]) -> None:
+        if not batch:
+            return
         items, waiters, *_ = zip(*batch, strict=True)
         try:
             results = await self._run(items)

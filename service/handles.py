@@ -145,6 +145,7 @@ class Handle(Recipient):
             self.stop()
             if self._way:
                 self._way.leave()
+                self._way = None  # it holds this handle
             self._leave(self)
 
     def _turn(self) -> None:

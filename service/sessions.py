@@ -136,11 +136,14 @@ class Sessions:
         if self.live.get(session.owner.key) is session:
             del self.live[session.owner.key]
             metrics.LIVE_SESSIONS.set(len(self.live))
+        session.on_lost = None  # no cycle: what it holds goes at once, not when the collector comes
         self.release(session)
 
     def release(self, session: Session) -> None:
         """Gives the lease up, if the claim still has one to give."""
-        if not session.claim_is_gone:
+        if session.claim_is_gone:
+            session.tail = None  # which holds the session
+        else:
             session.end(None)
             self.spawn(self._let_go(session))
 
@@ -249,6 +252,7 @@ class Sessions:
     async def _let_go(self, session: Session) -> None:
         if session.tail:
             await session.tail.settled()
+            session.tail = None
         if not session.claim_is_gone:
             await self._release(session.owner, session.ttl_ms)
 

@@ -101,6 +101,7 @@ class LiveStream:
         """Nobody waits for what is in hand."""
         if self._way:
             self._way.leave()
+            self._way = None  # it holds this stream
 
     async def hold_back(self, message: pb.Timestep) -> NoReturn:
         """Keeps who comes too early waiting until it may come, and sends it away unexecuted.

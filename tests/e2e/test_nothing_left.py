@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import random
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -197,3 +198,23 @@ async def test_a_replica_that_ends_leaves_no_task_and_no_descriptor(place: Place
             await stream.replied(1, number(at))
     await until(lambda: asyncio.all_tasks() <= tasks, f"{asyncio.all_tasks() - tasks}")
     await until(lambda: descriptors() <= open_files, "the descriptors are back")
+
+
+@pytest.mark.parametrize("mode", [pb.WRITE_MODE_WRITE_THROUGH, pb.WRITE_MODE_WRITE_BEHIND])
+@pytest.mark.parametrize("keep", [True, False])
+async def test_a_session_leaves_memory_with_its_stream_and_waits_for_no_collector(
+    place: Place, mode: pb.WriteMode, keep: bool
+) -> None:
+    async with replica(place) as server, dial(server) as channel:
+        stream = WireStream(channel)
+        await stream.open(write_mode=mode)
+        await stream.replied(1, number(1))
+        (session,) = map(weakref.ref, server.sessions.live.values())
+        gc.disable()
+        try:
+            if not keep:
+                assert (await stream.ask(pb.StreamRequest(close=pb.Close(step=1)))).closed.step == 1
+            await stream.close()
+            await until(lambda: session() is None, "the session is gone")
+        finally:
+            gc.enable()
