@@ -323,7 +323,7 @@ class Look:
             print(os.environ.get("GRPC_EXPERIMENTS"))
 
 sys.meta_path.insert(0, Look())
-sys.argv = ["cellwire", "--version"]
+sys.argv = ["cellwire", "serve", "--help"]
 from cellwire.cli import main
 main()
 """
