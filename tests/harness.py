@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import onnx
+import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -28,6 +30,16 @@ from tests.access import as_service
 from tests.waiting import LONGEST
 
 START_SECONDS = 60.0
+
+
+def has_ipv6() -> bool:
+    """Of loopback."""
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
 
 
 @dataclass(frozen=True)

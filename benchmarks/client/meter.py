@@ -15,7 +15,8 @@ class Meter:
         self._latencies: list[float] = []
         self._all_steps = 0
         self._steps_before = 0
-        self.told = Told()
+        self.sessions = self.refused = 0
+        """Since `begin`: sessions that were gone through, timesteps that were refused."""
 
     def answered(self, latency: float, steps: int) -> None:
         """A message of so many timesteps, after so many seconds."""
@@ -27,14 +28,14 @@ class Meter:
         self._before = self._read()
         self._latencies.clear()
         self._steps_before = self._all_steps
-        self.told.sessions = self.told.refused = 0
+        self.sessions = self.refused = 0
 
     def end(self) -> Told:
         """What was seen since `begin`."""
         latencies = sorted(self._latencies)
         began, cpu_before, resident_before = self._before
         ended, cpu, resident = self._read()
-        told = self.told
+        told = Told(sessions=self.sessions, refused=self.refused)
         told.seconds = ended - began
         told.messages = len(latencies)
         told.steps = self._all_steps - self._steps_before

@@ -79,13 +79,13 @@ async def closed(load: Load) -> Told:
     def answered(stream: Stream, sent: Sent, steps: int) -> None:
         now = clock()
         meter.answered(now - sent.intended, steps)
-        meter.told.refused += stream.talk.refused
+        meter.refused += stream.talk.refused
         if not over:
             idle.append(stream)
             idle.popleft().send(now)
 
     def refused(stream: Stream, sent: Sent, refusal: Refused) -> None:
-        meter.told.refused += 1
+        meter.refused += 1
         stream.number -= 1
         asyncio.get_running_loop().call_later(refusal.retry_after, stream.send, sent.intended)
 
@@ -111,7 +111,7 @@ async def open_loop(load: Load) -> Told:
             stream.send(held_back[stream].popleft())
 
     def refused(stream: Stream, sent: Sent, refusal: Refused) -> None:
-        meter.told.refused += 1
+        meter.refused += 1
         if sent.round == stream.round:  # else it was sent behind one that was refused before
             stream.number, stream.round = refusal.step - 1, stream.round + 1
 
@@ -157,7 +157,7 @@ async def churn(load: Load) -> Told:
                 await stream.step()
             await stream.close()
             meter.answered(clock() - began, task.steps_a_session)
-            meter.told.sessions += 1
+            meter.sessions += 1
 
     if left is not None:
         meter.begin()

@@ -13,12 +13,14 @@ from benchmarks.bench import Bench, ClientFailed
 from benchmarks.client.task import Task
 from benchmarks.servers import DidNotStart, Server
 
-Start = Callable[[Bench, Path], AbstractAsyncContextManager[Server]]
+StartIn = Callable[[Bench, Path], AbstractAsyncContextManager[Server]]
+"""With its environment."""
+Start = Callable[[], AbstractAsyncContextManager[Server]]
 LOADS = {
     streams: [Task(streams=streams, connections=connections) for connections in (8, streams)] for streams in (32, 128)
 }
-TRIES = 2
-"""Of a turn: a server that crashes under its load, as Triton's does now and then, is started again."""
+TRIES = 3
+"""Of a load in a turn: a server that crashes under it, as Triton's does now and then, is started again."""
 ALONE = Task(streams=1, connections=1, library=True)
 
 
@@ -50,39 +52,39 @@ async def run(bench: Bench) -> None:
             await beside(bench, ours, "ray", ray, LOADS[32])
 
 
-async def beside(bench: Bench, ours: Server, name: str, start: Start, loads: list[Task]) -> None:
+async def beside(bench: Bench, ours: Server, name: str, start: StartIn, loads: list[Task]) -> None:
     """A baseline that needs an environment of its own."""
     try:
         environment = environments.installed(name) if bench.plan.quick else environments.install(name)
         if environment is None:
             bench.skip(name, "not installed: make bench-baselines")
             return
-        for turn in range(bench.plan.runs):
-            await again_if_it_crashes(bench, turn, ours, name, lambda: start(bench, environment), loads)
+        await in_turns(bench, ours, name, lambda: start(bench, environment), loads)
     except environments.NotHad as failure:
         bench.skip(name, "it cannot be installed here", str(failure))
-    except (DidNotStart, ClientFailed) as failure:
+    except DidNotStart as failure:
         bench.fail(name, failure, str(failure))
 
 
-async def again_if_it_crashes(
-    bench: Bench,
-    turn: int,
-    ours: Server,
-    name: str,
-    start: Callable[[], AbstractAsyncContextManager[Server]],
-    loads: list[Task],
-) -> None:
-    """A turn of a baseline that is started for it."""
-    for tries_left in reversed(range(TRIES)):
-        try:
-            async with start() as other:
-                await in_turn(bench, turn, ours, other, loads)
-            return
-        except ClientFailed as failure:
-            if not tries_left:
-                raise
-            bench.say(f"{name} once more: {failure}")
+async def in_turns(bench: Bench, ours: Server, name: str, start: Start, loads: list[Task]) -> None:
+    """A server of its own for each load, so that one that crashes takes no other measurement along.
+
+    Raises:
+        DidNotStart: none of the loads would be measured.
+    """
+    for turn in range(bench.plan.runs):
+        for load in loads:
+            for tries_left in reversed(range(TRIES)):
+                try:
+                    async with start() as other:
+                        await in_turn(bench, turn, ours, other, [load])
+                    break
+                except ClientFailed as failure:
+                    if tries_left:
+                        bench.say(f"{name} once more: {failure}")
+                    else:
+                        what = f"{name}, {load.streams} streams on {load.connections} connections, turn {turn + 1}"
+                        bench.fail(what, failure, str(failure))
 
 
 async def in_turn(bench: Bench, turn: int, ours: Server, other: Server, loads: list[Task]) -> None:

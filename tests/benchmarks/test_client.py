@@ -1,5 +1,6 @@
 """The client of the benchmarks, against real servers: it counts what was answered, and nothing else."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,11 +19,11 @@ from google.rpc.status_pb2 import Status
 
 from benchmarks.baselines import echo, naive
 from benchmarks.client import library
-from benchmarks.client.cellwire_talks import CellwireStream
+from benchmarks.client.cellwire_talks import CellwireMany, CellwireStream
 from benchmarks.client.http2 import CallFailed
 from benchmarks.client.meter import Meter
 from benchmarks.client.other_talks import ECHO, NAIVE, talks
-from benchmarks.client.programs import Load
+from benchmarks.client.programs import WINDOW, Load
 from benchmarks.client.talk import Refused, Shape, WrongAnswer
 from benchmarks.client.task import Task, Told
 from cellwire.v1 import cell_service_pb2 as pb
@@ -133,6 +134,48 @@ async def test_an_echo_has_the_bytes_that_were_asked_for(size: int) -> None:
     assert seen.messages > 0
     assert seen.reply_bytes == size
     assert seen.request_bytes > size - 4
+
+
+async def test_what_is_due_beyond_an_open_loop_s_window_is_sent_late_and_was_due_then() -> None:
+    """Of a server that takes ten times as long as there is between two messages."""
+
+    async def slow(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
+        reply = bytes(int(await anext(requests)))
+        yield reply
+        async for _request in requests:
+            await asyncio.sleep(0.01)
+            yield reply
+
+    task = replace(TASK, dialect="echo", program="open", streams=1, rate=1000.0, reply_bytes=20)
+    async with served(ECHO, slow) as target:
+        seen = await told(target, task)
+    window_ms = 10.0 * WINDOW
+    assert seen.p50_ms > 2 * window_ms  # at once was sent only what fits into the window
+
+
+async def test_sessions_that_a_stream_of_many_refuses_are_counted_and_asked_again() -> None:
+    """The second of two is refused each second time that it comes."""
+    asked: list[tuple[int, ...]] = []
+
+    async def stubborn(requests: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
+        opening = pb.StreamManyRequest.FromString(await anext(requests))
+        opened = [pb.HandleOpened(handle=each.handle) for each in opening.opens]
+        yield pb.StreamManyResponse(opened=opened).SerializeToString()
+        async for request in requests:
+            [columns] = pb.StreamManyRequest.FromString(request).timesteps
+            asked.append(tuple(columns.steps))
+            answered = 1 if len(asked) % 2 else 2
+            reply = pb.ReplyColumns(handles=columns.handles[:answered], steps=columns.steps[:answered])
+            refused = [pb.HandleRefused(handle=2)] if answered == 1 else []
+            yield pb.StreamManyResponse(replies=[reply], refused=refused).SerializeToString()
+
+    task = replace(TASK, dialect="cellwire_many", shape=replace(SHAPE, sessions=2), streams=1, in_flight=1)
+    async with served(CellwireMany.path, stubborn) as target:
+        seen = await told(target, task)
+    assert asked[:5] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)]
+    assert seen.messages > 0
+    assert seen.refused == pytest.approx(seen.messages / 2, abs=1)
+    assert seen.steps + seen.refused == 2 * seen.messages
 
 
 async def test_an_echo_of_another_length_is_a_wrong_answer() -> None:

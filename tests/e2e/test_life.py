@@ -26,13 +26,26 @@ from cellwire.cli.embedded import EmbeddedStore
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import resume_pb2
 from models.cells import checked
+from service import metrics, settings
 from service import server as server_module
-from service import settings
 from service.__main__ import EXIT_BAD_SETTINGS, run
 from service.server import SERVICES, Server
 from service.store import store as store_module
-from tests.harness import Fault, Place, ReplicaProcess, WireStream, arrays, fault, fault_of, number, open_fault, replica
+from tests.harness import (
+    Fault,
+    Place,
+    ReplicaProcess,
+    WireStream,
+    arrays,
+    fault,
+    fault_of,
+    ipv6,
+    number,
+    open_fault,
+    replica,
+)
 from tests.hostile import call, good, store_client, until, writes_held
+from tests.many import WireMany, numbers
 
 on_the_module_loop = pytest.mark.asyncio(loop_scope="module")
 
@@ -196,6 +209,13 @@ async def test_a_port_that_is_taken_is_told(server: Server, place: Place, which:
         await replica(place, **{which: getattr(server, which)}).__aenter__()
 
 
+@ipv6
+async def test_the_loopback_of_ipv6_needs_no_word_for_listening_without_tls(own_place: Place) -> None:
+    async with replica(own_place, host="[::1]") as server:
+        async with grpc.aio.insecure_channel(f"[::1]:{server.port}") as channel:
+            assert await health(channel) == SERVING
+
+
 def test_no_secret_is_in_the_text_of_the_settings() -> None:
     assert "hush" not in repr(settings.load(store_url="redis://user:hush@localhost", store_password="hush"))
 
@@ -266,6 +286,29 @@ async def test_metrics_can_be_parsed_and_name_no_session(
     assert up.value == 1
     assert name not in text
     assert place.tenant not in text
+
+
+def steps_timed() -> float:
+    """Messages, in this process, whose time to the reply was told."""
+    [family] = metrics.STEP_SECONDS.collect()
+    return sum(sample.value for sample in family.samples if sample.name == "cellwire_step_seconds_count")
+
+
+@on_the_module_loop
+async def test_the_time_to_a_reply_is_told_of_streams_of_many_sessions_on_one_and_of_calls(
+    channel: grpc.aio.Channel,
+) -> None:
+    before = steps_timed()
+    stream, _, _ = await begun(channel, uuid.uuid4().hex, steps=2)
+    await stream.close()
+    assert steps_timed() - before == 2
+    many = WireMany(channel)
+    await many.open({1: uuid.uuid4().hex, 2: uuid.uuid4().hex})
+    await many.step([1, 2], [1, 1], numbers(7, 7))
+    await many.end()
+    assert steps_timed() - before == 4
+    await call(channel, pb.Open(session_id=uuid.uuid4().hex, model="checker"), good("checker", 1))
+    assert steps_timed() - before == 5
 
 
 @on_the_module_loop
@@ -518,6 +561,33 @@ async def test_a_second_signal_ends_the_grace(
             leaving.child.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(leaving.child.wait, 60) == 0
         busy.call.cancel()
+
+
+async def test_what_a_second_signal_cuts_off_is_handed_over_if_the_store_answers(
+    own_store: EmbeddedStore, own_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "STOP_GRACE", FAR)
+    leaving = replica(own_place, drain_seconds=FAR)
+    server = await leaving.__aenter__()
+
+    async def cut_off() -> bool:
+        return not server.servicer.live
+
+    async with connected(server) as channel:
+        busy, opened, _ = await begun(channel, "busy")
+        async with writes_held(own_store.url) as waiting:
+            await busy.send(pb.StreamRequest(timestep=good("checker", 3)))
+            await until(waiting)
+            server.stop()
+            server.stop()
+            ending = asyncio.create_task(leaving.__aexit__(None, None, None))
+            await until(cut_off)
+        await ending
+    async with replica(own_place) as staying, connected(staying) as channel:
+        newer = WireStream(channel)
+        # by id alone, which a lease that is still held would refuse
+        assert (await newer.open("busy", mode=pb.OPEN_MODE_RESUME, found_epoch=opened.epoch)).step == 3
+        await newer.close()
 
 
 async def test_a_drain_without_its_store_ends(

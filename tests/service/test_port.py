@@ -2,24 +2,15 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 import grpc
 import pytest
 
 from service.port import hold
+from tests.harness import ipv6
 
 HOST = "127.0.0.1"
-
-
-def has_ipv6() -> bool:
-    """Of loopback."""
-    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
-        return True
-    return False
-
-
-ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import os
 import pytest
 from redis.asyncio import Redis
 
+from service import cells
 from service.codec import OpenRequest
 from service.errors import CellwireError, Superseded
 from service.server import Server
@@ -48,3 +49,27 @@ async def test_a_stream_whose_claim_the_store_lost_is_not_told_of_a_rival(server
     assert [type(error) for error in told] == [ClaimLost]
     server.sessions.leave(second)
     await server.sessions.settled()
+
+
+async def test_a_claim_whose_model_cannot_be_loaded_for_any_reason_is_given_back(
+    server: Server, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = OpenRequest("s", os.urandom(16), Mode.CREATE, "checker")
+    first = (await server.sessions.open(request)).session
+    server.sessions.leave(first)
+    await server.sessions.settled()
+
+    def load(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cells, "load", load)
+    loaded = server.cells._loaded.pop(("checker", "1"))
+    try:
+        with pytest.raises(MemoryError):
+            await server.sessions.open(OpenRequest("s", b"", Mode.RESUME, found_epoch=first.owner.epoch))
+    finally:
+        server.cells._loaded["checker", "1"] = loaded
+    await server.sessions.settled()
+    async with Redis.from_url(place.store_url) as store:
+        epoch, lease = await store.hmget(session_key(place.tenant, "s"), "e", "l")
+    assert (int(epoch) > first.owner.epoch, lease) == (True, b"0")
