@@ -52,6 +52,13 @@ logger = structlog.get_logger(__name__)
 _cell_work, _record, _commit, _reply = maker(CellWork), maker(Record), maker(Commit), maker(Reply)
 
 
+EXPIRY_SHARE = 8
+"""A session is kept for a share of its time to live longer than was promised, and its expiry moved once in that share:
+with each commit it would be a tenth of what the store has to do."""
+AS_IT_IS = 0
+"""The time to live of a commit that leaves the expiry where it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """The numbers that sessions are held under. Times in milliseconds."""
@@ -70,6 +77,10 @@ class Terms:
     def ttl(self, spec: ModelSpec) -> int:
         """How long a session of this model is kept without a timestep."""
         return max(self.tombstone, round(spec.idle_ttl * 1000)) if spec.idle_ttl else self.idle_ttl
+
+    def kept(self, spec: ModelSpec) -> int:
+        """What the store is told of it."""
+        return self.ttl(spec) + self.ttl(spec) // EXPIRY_SHARE
 
 
 class Session:
@@ -102,9 +113,12 @@ class Session:
         records = filter(None, map(decode_record, granted.ring))
         self.ring: deque[Record] = deque(sorted(records, key=lambda record: record.last), terms.ring)
         self.ttl_ms = terms.ttl(cell.spec)
+        self.kept_ms = terms.kept(cell.spec)
         self.replicas = replicas
         self.displaced_epoch = granted.displaced_epoch
         self.last_write = time.monotonic()
+        self._expiry_due = 0.0
+        """From then on a commit moves the expiry; in write-behind, where commits are few, each does."""
         self.ended: CellwireError | None = None
         self.on_lost: Callable[[CellwireError], None] | None = None
         """Called once when the claim is lost other than by a step."""
@@ -191,6 +205,8 @@ class Session:
                     self.end(error if isinstance(error, CellwireError) else None)
                     raise
                 failpoints.hit("after_reply")
+                if commit.ttl_ms != AS_IT_IS:
+                    self._expiry_due = self.last_write + self.ttl_ms / 1000 / EXPIRY_SHARE
             # 4
             self.step_number, self.h, self.state = last, h, state
             self.ring.append(record)
@@ -204,7 +220,7 @@ class Session:
         self, n_from: int, h_from: bytes, records: tuple[Record, ...], state: bytes, lease_ms: int | None
     ) -> Commit:
         """Of messages that follow this step and digest, with the state after the last of them; it is sent now."""
-        self.last_write = time.monotonic()
+        now = self.last_write = time.monotonic()
         _, n_to, _, h_to, _, _ = records[-1]
         return _commit(
             (
@@ -215,7 +231,7 @@ class Session:
                 h_to,
                 encode_state(self.cell.spec, state),
                 tuple(map(encode_record, records)),
-                self.ttl_ms,
+                self.kept_ms if now >= self._expiry_due else AS_IT_IS,
                 self._terms.lease if lease_ms is None else lease_ms,
                 self._terms.ring,
                 self.replicas,
@@ -316,7 +332,7 @@ class Session:
 
     def heartbeat(self) -> Heartbeat:
         """What keeps its lease."""
-        return Heartbeat(self.owner, self.ttl_ms, self._terms.lease)
+        return Heartbeat(self.owner, self.kept_ms, self._terms.lease)
 
     def end(self, error: CellwireError | None) -> None:
         """From here on nothing advances this Session; the first reason stays."""

@@ -17,7 +17,7 @@ from service.batcher import Batcher
 from service.cells import Cells, LoadedCell
 from service.codec import TOKEN_BYTES, OpenRequest, decode_constants, decode_outputs
 from service.errors import CellwireError, Draining, ModelUnknown, Superseded
-from service.session import Session, Terms
+from service.session import AS_IT_IS, Session, Terms
 from service.store.outcome import ClaimLost, Written
 from service.store.records import Options, encode_options, encode_state
 from service.store.scripts import NONCE_BYTES, Claim, Commit, Granted, Owner, Release
@@ -28,8 +28,6 @@ from service.values import ZERO_DIGEST, Mode, chain_origin, incarnation_of
 logger = structlog.get_logger(__name__)
 
 MAX_CLAIMS = 64
-TTL_AS_IT_IS = 0
-"""Of a session whose model is not known yet: its time to live is left alone."""
 LONGEST_LEASE = 4
 """In leases: one that is further ahead counts as lapsed."""
 
@@ -184,7 +182,7 @@ class Sessions:
             if request.replies_after is not None:
                 session.replies_after(request.replies_after)
         except BaseException:
-            self.spawn(self._release(owner, TTL_AS_IT_IS))
+            self.spawn(self._release(owner, AS_IT_IS))
             raise
         how = granted.how
         metrics.OPENED.labels("created" if how == "created" else "resumed").inc()
@@ -212,12 +210,12 @@ class Sessions:
     def _claim(self, request: OpenRequest, cell: LoadedCell | None, token: bytes, lease_ms: int) -> Claim:
         """The claim item, with everything that a new session would start from."""
         terms = self.terms
-        name, version, digest, options, h0, state, ttl = request.model, "", "", b"", ZERO_DIGEST, b"", TTL_AS_IT_IS
+        name, version, digest, options, h0, state, ttl = request.model, "", "", b"", ZERO_DIGEST, b"", AS_IT_IS
         incarnation = incarnation_of(token) if token else b""
         if cell:
             spec = cell.spec
             version, digest = spec.version, spec.digest.hex()
-            ttl = terms.ttl(spec)
+            ttl = terms.kept(spec)
             if request.mode is not Mode.RESUME:
                 chosen = decode_outputs(spec, request.outputs, request.gates)
                 constants = decode_constants(spec, request.constants)
@@ -254,7 +252,7 @@ class Sessions:
             await session.tail.settled()
             session.tail = None
         if not session.claim_is_gone:
-            await self._release(session.owner, session.ttl_ms)
+            await self._release(session.owner, session.kept_ms)
 
     async def _release(self, owner: Owner, ttl_ms: int) -> None:
         failpoints.hit("in_release")

@@ -84,7 +84,9 @@ class Settings(BaseSettings):
     cuda_device: int = Field(0, ge=0, description="Number of the device for CUDA.")
     cuda_memory_bytes: int = Field(0, ge=0, description="Memory of the device for one model; 0: any amount.")
 
-    idle_ttl: float = Field(3600.0, gt=0, le=30 * 86400, description="A session without a timestep is kept so long.")
+    idle_ttl: float = Field(
+        3600.0, gt=0, le=30 * 86400, description="A session without a timestep is kept so long, or an eighth longer."
+    )
     tombstone: float = Field(120.0, gt=0, le=86400, description="A closed session is remembered so long.")
     lease: float = Field(15.0, gt=0, le=3600, description="A session without heartbeat may be taken after so long.")
     heartbeat: float = Field(5.0, gt=0, description="Between two heartbeats of an idle stream.")

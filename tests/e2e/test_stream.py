@@ -4,10 +4,12 @@ import os
 
 import grpc
 import numpy as np
+from redis.asyncio import Redis
 
 from cellwire.v1 import cell_service_pb2 as pb
 from cellwire.v1 import session_service_pb2, session_service_pb2_grpc
 from models.cells import checked
+from service.store.keys import session_key
 from tests.harness import Place, WireStream, arrays, number, open_fault, replica
 
 
@@ -33,6 +35,26 @@ async def test_a_message_of_several_timesteps_equals_them_one_by_one(channel: gr
     assert reply.step == 5
     assert arrays(reply.outputs)["y"].reshape(-1).tolist() == checked([0, 1, 2, 3, 4])
     await stream.close()
+
+
+async def test_a_session_is_kept_for_its_time_to_live_though_few_commits_move_its_expiry(place: Place) -> None:
+    ttl_ms = 2000
+    settings = {"idle_ttl": ttl_ms / 1000, "tombstone": 0.5, "lease": 1.0, "heartbeat": 0.5}
+    key, step = session_key(place.tenant, "s").decode(), 0
+    expiries: list[int] = []
+    async with replica(place, **settings) as server, Redis.from_url(place.store_url) as store:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            stream = WireStream(channel)
+            assert (await stream.open()).idle_ttl.ToMilliseconds() == ttl_ms
+            while len(set(expiries)) < 3:
+                step += 1
+                seconds, micros = await store.time()
+                await stream.replied(step, number(step))
+                expiries.append(await store.pexpiretime(key))
+                assert seconds * 1000 + micros // 1000 + ttl_ms <= expiries[-1]
+            await stream.close()
+    assert step > 10
+    assert expiries == sorted(expiries)
 
 
 async def test_a_token_is_drawn_and_told_only_for_a_session_that_is_created(channel: grpc.aio.Channel) -> None:

@@ -173,8 +173,9 @@ class SessionModel:
     def _commit(self, item: Commit, now: int) -> Answer:
         k = self.fields
         at = (k["n"], k["h"])
+        expires = now + item.ttl_ms if item.ttl_ms else self.expires
         if at == (number(item.n_to), item.h_to):
-            self.expires = now + item.ttl_ms
+            self.expires = expires
             return b"DUPLICATE " + k["n"]
         if at != (number(item.n_from), item.h_from):
             return b"MISMATCH " + k["n"]
@@ -183,7 +184,7 @@ class SessionModel:
         after = number(count + len(item.records))
         k.update(n=number(item.n_to), h=item.h_to, s=item.state, c=after, l=lease, u=number(now))
         k.update({f"r{at % item.ring}": record for at, record in enumerate(item.records, count)})
-        self.expires = now + item.ttl_ms
+        self.expires = expires
         return b"OK " + k["n"]
 
     def _heartbeat(self, item: Heartbeat, now: int) -> Answer:

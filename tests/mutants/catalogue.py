@@ -16,6 +16,7 @@ MANY = "tests/e2e/test_many.py"
 MANY_OVERLOAD = "tests/e2e/test_many_overload.py"
 ANSWERS = "tests/service/test_columns.py::test_answers_of_a_handle"
 LIFE = "tests/e2e/test_life.py"
+STREAM = "tests/e2e/test_stream.py"
 LEFT = "tests/e2e/test_nothing_left.py"
 
 VALKEY = ("valkey",)
@@ -155,7 +156,7 @@ _COMMITS = (
         "duplicate-keeps-no-life",
         "A session whose commit came twice lives as long as any.",
         COMMIT,
-        "call('PEXPIREAT', key, at(ttl))\n    return 'DUPLICATE ' .. n_to",
+        "keep(key, ttl)\n    return 'DUPLICATE ' .. n_to",
         "return 'DUPLICATE ' .. n_to",
         (f"{SCRIPTS}::test_the_same_commit_again_changes_nothing_but_its_time_to_live",),
     ),
@@ -204,9 +205,33 @@ _COMMITS = (
         "ttl-not-refreshed",
         "A session lives as long as it is used.",
         COMMIT,
-        "call('PEXPIREAT', key, at(ttl))\n  return 'OK ' .. n_to",
+        "if ttl > 0 then\n    call('PEXPIREAT', key, at(ttl))\n  end\n  return 'OK ' .. n_to",
         "return 'OK ' .. n_to",
         (f"{SCRIPTS}::test_a_commit_writes_the_checkpoint_and_its_record",),
+    ),
+    Mutant(
+        "expiry-as-it-is-moved-to-now",
+        "A commit that is to leave the expiry leaves it.",
+        COMMIT,
+        "if ttl > 0 then\n    call",
+        "if true then\n    call",
+        (f"{SCRIPTS}::test_a_commit_without_a_time_to_live_leaves_the_expiry_to_the_millisecond",),
+    ),
+    Mutant(
+        "expiry-moved-too-seldom",
+        "Between two moves of its expiry a session's time to live is never cut short.",
+        "service/session.py",
+        "self.ttl_ms / 1000 / EXPIRY_SHARE",
+        "self.ttl_ms / 1000 / 2",
+        (f"{STREAM}::test_a_session_is_kept_for_its_time_to_live_though_few_commits_move_its_expiry",),
+    ),
+    Mutant(
+        "nothing-added-to-the-time-to-live",
+        "The store keeps a session longer by what its expiry may be behind.",
+        "service/session.py",
+        "return self.ttl(spec) + self.ttl(spec) // EXPIRY_SHARE",
+        "return self.ttl(spec)",
+        (f"{STREAM}::test_a_session_is_kept_for_its_time_to_live_though_few_commits_move_its_expiry",),
     ),
     Mutant(
         "one-bad-item-fails-the-batch",
@@ -223,7 +248,7 @@ _REPLICAS = (
         "duplicate-without-a-write",
         "A commit that is there already is written to, so that the WAIT behind it waits for the replicas.",
         COMMIT,
-        "call('PEXPIREAT', key, at(ttl))\n    return 'DUPLICATE ' .. n_to",
+        "keep(key, ttl)\n    return 'DUPLICATE ' .. n_to",
         "return 'DUPLICATE ' .. n_to",
         (f"{REPLICAS}::test_a_commit_is_answered_once_a_replica_has_it",),
         VALKEY,

@@ -1,8 +1,8 @@
 -- commit: only the current claim may write, and only onto the step and digest that it computed from. A commit of many
 -- messages puts each one's record into the ring.
 -- OK n | DUPLICATE n (it is there already) | FENCED e p | MISMATCH n | CLOSED n | GONE | ERROR code
--- It never creates a key. Every accepting path writes (PEXPIREAT), so that a WAIT after it covers it. A lease that was
--- released stays so: a late copy would hold it for nobody.
+-- It never creates a key. Every accepting path writes, so that a WAIT after it covers it. A lease that was released stays
+-- so: a late copy would hold it for nobody. A time to live of 0 leaves the expiry where it is, which costs less.
 -- Behind the items stand each commit's state and records: cut out of an item they would be copied and hashed again.
 
 local unpack, unpack_item = unpack, struct.unpack
@@ -16,7 +16,7 @@ local function refused(key, i, o, e, n_to, h_to, ttl)
     return why
   end
   if k.n == n_to and k.h == h_to then
-    call('PEXPIREAT', key, at(ttl))
+    keep(key, ttl)
     return 'DUPLICATE ' .. n_to
   end
   return 'MISMATCH ' .. k.n
@@ -42,6 +42,8 @@ return each(function(key, item)
   end
   call('HSET', key, 'n', n_to, 'h', h_to, 's', ARGV[state], 'c', decimal(count + records),
     'l', lease > 0 and l ~= '0' and at(lease) or '0', 'u', at(0), unpack(written))
-  call('PEXPIREAT', key, at(ttl))
+  if ttl > 0 then
+    call('PEXPIREAT', key, at(ttl))
+  end
   return 'OK ' .. n_to
 end)

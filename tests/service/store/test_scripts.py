@@ -388,6 +388,18 @@ def test_the_same_commit_again_changes_nothing_but_its_time_to_live(store: Scrip
     assert store.redis.pttl(key) > 1000
 
 
+def test_a_commit_without_a_time_to_live_leaves_the_expiry_to_the_millisecond(store: Scripted) -> None:
+    key = new_key()
+    session = store.claimed(claim(key))
+    store.redis.pexpire(key, 30_000)
+    expires = store.expires(key)
+    commit = session.commit(ttl_ms=0)
+    for answer in (b"OK 1", b"DUPLICATE 1"):
+        assert store.ask(COMMIT, commit) == answer
+        assert store.expires(key) == expires
+    assert store.fields(key)["n"] == b"1"
+
+
 def test_the_fence_is_tested_before_the_duplicate(store: Scripted) -> None:
     key = new_key()
     old = store.claimed(claim(key))

@@ -24,7 +24,21 @@ from service.store.scripts import (
 )
 from service.values import Checkpoint, Mode, ResumePoint
 from tests.model.session_model import SessionModel
-from tests.scripted import ALICE, BOB, LEASE, MAX_LEASE, TOMBSTONE, Answer, Held, Scripted, claim, digest, held, new_key
+from tests.scripted import (
+    ALICE,
+    BOB,
+    LEASE,
+    MAX_LEASE,
+    TOMBSTONE,
+    TTL,
+    Answer,
+    Held,
+    Scripted,
+    claim,
+    digest,
+    held,
+    new_key,
+)
 
 few = st.integers(1, 3)
 index = st.integers(0, 1 << 16)
@@ -114,16 +128,17 @@ class ScriptsAsModelled(RuleBasedStateMachine):
             self.epochs.append(granted.epoch)
             self.held.append(held(item, granted))
 
-    @rule(count=few, steps=few, messages=few, again=often, keeps=st.booleans())
-    def advance(self, count: int, steps: int, messages: int, again: bool, keeps: bool) -> None:
-        """The newest claim goes on; perhaps it sends its last commit once more."""
-        self._advance(count, steps, LEASE if keeps else 0, messages)
+    @rule(count=few, steps=few, messages=few, again=often, keeps=st.booleans(), moves=st.booleans())
+    def advance(self, count: int, steps: int, messages: int, again: bool, keeps: bool, moves: bool) -> None:
+        """The newest claim goes on, and may leave the expiry alone; perhaps it sends its last commit once more."""
+        self._advance(count, steps, LEASE if keeps else 0, messages, TTL if moves else 0)
         if again:
             self._both(*self.late[-1])
 
-    def _advance(self, count: int, steps: int, lease: int, messages: int = 1) -> None:
+    def _advance(self, count: int, steps: int, lease: int, messages: int = 1, ttl: int = TTL) -> None:
         for text in range(count):
-            self._commit(len(self.held) - 1, self.held[-1].commit(text, steps, messages, lease_ms=lease))
+            item = self.held[-1].commit(text, steps, messages, lease_ms=lease, ttl_ms=ttl)
+            self._commit(len(self.held) - 1, item)
 
     @rule(at=index, told=index, text=st.integers(0, 2))
     def commit_from_elsewhere(self, at: int, told: int, text: int) -> None:
