@@ -35,6 +35,9 @@ return each(function(key, item)
     return refused(key, i, o, e, n_to, h_to, ttl)
   end
   local count = c + 0
+  if count + records >= LIMIT then
+    error({ err = 'CORRUPT' })
+  end
   local written = { format('r%d', count % ring), ARGV[state + 1] }
   for message = 1, records - 1 do
     written[#written + 1] = format('r%d', (count + message) % ring)

@@ -139,6 +139,7 @@ def refused(answer: Answer) -> bool:
 @example(damage=dict.fromkeys((*FIELDS, "r0", "r1")) | {"z": b"1"})
 @example(damage={"e": b"nan"})
 @example(damage={"c": b"0.5"})
+@example(damage={"c": b"%d" % MAX_STEP})
 @example(damage={"m": ODD_MODELS[-4]})
 @given(damage=DAMAGE)
 def test_a_hash_of_another_hand_is_refused_untouched_or_stays_sound(
