@@ -41,9 +41,9 @@ HOW = """## How it is measured
 - Open loops send at fixed times; latency counts from the time at which a message was to be sent.
 - Baselines are written as one would who wants them to win: bare bytes, uvloop where it can be chosen, one thread of
   ONNX Runtime, no copies that can be avoided. Triton runs the same file in batches in its Python back end (sequence
-  batcher `direct`, 200 us of delay, state in memory); its "core" is its C++ process alone, without the back end. Triton,
-  MLServer and Ray Serve are started anew for each load: beside sequences of an earlier one that send nothing Triton
-  would wait its whole delay for them, which more than doubles the latency of one stream. Only
+  batcher `direct`, 200 us of delay, state in memory); its "core" is its C++ process alone, without the back end.
+  Triton, MLServer and Ray Serve are started anew for each load: beside sequences of an earlier one that send nothing
+  Triton would wait its whole delay for them, which more than doubles the latency of one stream. Only
   Cellwire and the naive Redis server keep the state anywhere but in memory, and only Cellwire advances it exactly
   once.
 """
