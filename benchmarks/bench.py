@@ -177,7 +177,7 @@ class Bench:
             self._task, description=f"{self._workload} {server.name}, {streams} streams, {connections} connections"
         )
         store = store or self.store
-        task = replace(task, warm=self.plan.warm, seconds=self.plan.seconds)
+        task = replace(task, warm=self.plan.warm, seconds=task.seconds or self.plan.seconds)
         before, used_before = server.metrics(), store.usage()
         told = await self.run(server, task, store)
         if not told.steps:  # on a machine that does everything but this
