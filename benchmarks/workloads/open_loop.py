@@ -6,8 +6,8 @@ from benchmarks.client.task import Task
 STREAMS = 128
 PERCENT = (25, 50, 70, 90)
 LONG, LONGER = 70, 8
-"""At so many percent so many times as long is measured: about every 20 s the store rewrites its append-only file and
-stands still for some 60 ms, so that a 99th percentile of less is that of a stretch without, or of little else."""
+"""At this percentage so many times as long is measured. About every 20 s the store rewrites its append-only file and
+stands still for some 60 ms: in three seconds that would be all of a 99th percentile, or nothing."""
 
 
 async def run(bench: Bench) -> None:
