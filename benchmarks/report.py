@@ -31,7 +31,7 @@ HOW = """## How it is measured
   busy with other things too, as far as caches and batches let them; latencies do not.
 - Each load is measured on the servers of a ratio in turn, several times; a ratio is the median of the turns' ratios.
   Of eight connections and one per stream the worse one counts.
-- The store is on a unix socket, append-only file on and rewritten from 512 MB, `appendfsync everysec`, unless it is
+- The store is on a unix socket, append-only file on and rewritten from 1 GB, `appendfsync everysec`, unless it is
   noted otherwise.
 - The model is an LSTM of 128 units with 40 inputs and 8 outputs, in all servers; its state is 1 KB.
 - The bare echo is a `grpc.aio` stream on uvloop, bytes in and out, that answers each message with as many bytes as a
@@ -40,7 +40,7 @@ HOW = """## How it is measured
   0018 and 0021): "tuned echo", below the ceilings, is an echo on the same.
 - Open loops send at fixed times; latency counts from the time at which a message was to be sent. At 70 % of capacity
   they last eight times as long as all else, so that the store's rewriting of its append-only file, which holds it up
-  for some 60 ms about every 20 s, has its share.
+  for some 60 ms about every 40 s, has its share.
 - Baselines are written as one would who wants them to win: bare bytes, uvloop where it can be chosen, one thread of
   ONNX Runtime, no copies that can be avoided. Triton runs the same file in batches in its Python back end (sequence
   batcher `direct`, 200 us of delay, state in memory); its "core" is its C++ process alone, without the back end.

@@ -6,7 +6,7 @@ from benchmarks.client.task import Task
 STREAMS = 128
 PERCENT = (25, 50, 70, 90)
 LONG, LONGER = 70, 8
-"""At this percentage so many times as long is measured. About every 20 s the store rewrites its append-only file and
+"""At this percentage so many times as long is measured. About every 40 s the store rewrites its append-only file and
 stands still for some 60 ms: in three seconds that would be all of a 99th percentile, or nothing."""
 
 

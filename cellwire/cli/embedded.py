@@ -55,7 +55,7 @@ class EmbeddedStore:
             "save": "",
             "appendonly": "yes",
             "appendfsync": fsync,
-            "auto-aof-rewrite-min-size": "512mb",  # see docs/operations.md
+            "auto-aof-rewrite-min-size": "1gb",  # see docs/operations.md
             "maxmemory-policy": "noeviction",
             **(options or {}),
         }
