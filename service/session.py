@@ -41,7 +41,7 @@ from service.store.records import (
     encode_record,
     encode_state,
 )
-from service.store.scripts import Close, Commit, Granted, Heartbeat, Owner
+from service.store.scripts import AS_IT_IS, Close, Commit, Granted, Heartbeat, Owner
 from service.store.store import Write
 from service.tail import Tail, TailTerms
 from service.values import CellWork, Checkpoint, ModelSpec, Row, Timestep, chain, maker
@@ -55,8 +55,6 @@ _cell_work, _record, _commit, _reply = maker(CellWork), maker(Record), maker(Com
 EXPIRY_SHARE = 8
 """A session is kept for a share of its time to live longer than was promised, and its expiry moved once in that share:
 with each commit it would be a tenth of what the store has to do."""
-AS_IT_IS = 0
-"""The time to live of a commit that leaves the expiry where it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from service.batcher import Batcher
 from service.cells import Cells, LoadedCell
 from service.codec import TOKEN_BYTES, OpenRequest, decode_constants, decode_outputs
 from service.errors import CellwireError, Draining, ModelUnknown, Superseded
-from service.session import AS_IT_IS, Session, Terms
+from service.session import Session, Terms
 from service.store.outcome import ClaimLost, Written
 from service.store.records import Options, encode_options, encode_state
-from service.store.scripts import NONCE_BYTES, Claim, Commit, Granted, Owner, Release
+from service.store.scripts import AS_IT_IS, NONCE_BYTES, Claim, Commit, Granted, Owner, Release
 from service.store.store import Store, Write
 from service.tensors import MAX_NAME
 from service.values import ZERO_DIGEST, Mode, chain_origin, incarnation_of

@@ -74,17 +74,24 @@ async def in_turns(bench: Bench, ours: Server, name: str, start: Start, loads: l
     """
     for turn in range(bench.plan.runs):
         for load in loads:
-            for tries_left in reversed(range(TRIES)):
-                try:
-                    async with start() as other:
-                        await in_turn(bench, turn, ours, other, [load])
-                    break
-                except ClientFailed as failure:
-                    if tries_left:
-                        bench.say(f"{name} once more: {failure}")
-                    else:
-                        what = f"{name}, {load.streams} streams on {load.connections} connections, turn {turn + 1}"
-                        bench.fail(what, failure, str(failure))
+            try:
+                await with_tries(bench, turn, ours, name, start, load)
+            except ClientFailed as failure:
+                what = f"{name}, {load.streams} streams on {load.connections} connections, turn {turn + 1}"
+                bench.fail(what, failure, str(failure))
+
+
+async def with_tries(bench: Bench, turn: int, ours: Server, name: str, start: Start, load: Task) -> None:
+    """One load on a server that is started for it, and again if it crashes; ClientFailed if it always does."""
+    for tries_left in reversed(range(TRIES)):
+        try:
+            async with start() as other:
+                await in_turn(bench, turn, ours, other, [load])
+            return
+        except ClientFailed as failure:
+            if not tries_left:
+                raise
+            bench.say(f"{name} once more: {failure}")
 
 
 async def in_turn(bench: Bench, turn: int, ours: Server, other: Server, loads: list[Task]) -> None:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from service.values import DIGEST_BYTES, MAX_STEP, Checkpoint, Mode, ResumePoint
 
 NONCE_BYTES = 16
+AS_IT_IS = 0
+"""The time to live by which a claim, a commit or a release leaves the expiry where it is."""
 
 
 class Script:
